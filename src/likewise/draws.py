@@ -1,0 +1,100 @@
+"""Randomness as an argument: counter-based draws, keyed per image.
+
+What happens to an image depends on (seed, epoch, its key, the name of the draw) and on nothing else:
+not on its batch, not on the number of threads or ranks, not on a resume. The generator is SplitMix64
+(Steele, Lea, Flood 2014) used as a hash of a key and a counter, in wrapping 64-bit integers, so that
+every device gives the same bits.
+"""
+
+import hashlib
+import math
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+_GOLDEN = -7046029254386353131  # 0x9E3779B97F4A7C15 as a signed 64-bit integer
+_MIX_1 = -4658895280553007687  # 0xBF58476D1CE4E5B9
+_MIX_2 = -7723592293110705685  # 0x94D049BB133111EB
+_WORD = (1 << 64) - 1
+
+
+def mix(bits: Int[Tensor, "*shape"]) -> Int[Tensor, "*shape"]:
+    """SplitMix64's finaliser: a bijection of 64-bit words in which every input bit moves every output bit."""
+    bits = (bits ^ ((bits >> 30) & 0x3FFFFFFFF)) * _MIX_1
+    bits = (bits ^ ((bits >> 27) & 0x1FFFFFFFFF)) * _MIX_2
+    return bits ^ ((bits >> 31) & 0x1FFFFFFFF)
+
+
+def word(*parts: int | str) -> int:
+    """One signed 64-bit word from seeds, counters and names.
+
+    >>> word(0, "crop") == word(0, "crop") != word(1, "crop")
+    True
+    """
+    digest = hashlib.blake2b("\0".join(map(str, parts)).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little", signed=True)
+
+
+def normal(uniform: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """Standard normal values from uniform ones, by the inverse of the normal distribution."""
+    return torch.erfinv(2 * uniform - 1) * math.sqrt(2)
+
+
+@dataclass(frozen=True)
+class Draws:
+    """Random numbers for the images of one batch (or of a whole set, when an epoch is ordered).
+
+    `keys` are the images' 64-bit keys. `image` draws belong to an image, `step` draws to no image.
+    All uniform draws lie strictly inside (0, 1).
+
+    >>> draws = Draws(seed=0, epoch=0, number=0, keys=torch.tensor([7, 8]))
+    >>> alone = Draws(seed=0, epoch=0, number=5, keys=torch.tensor([8]))
+    >>> bool((draws.image("crop", 4)[1] == alone.image("crop", 4)[0]).all())
+    True
+    """
+
+    seed: int
+    epoch: int
+    number: int  # of the training step; `step` draws are keyed by it
+    keys: Int[Tensor, " b"]
+    scope: str = ""
+    versions: int = 0  # when positive, `epoch` is ignored and each image has only this many fates
+
+    def bits(self, name: str) -> Int[Tensor, " b"]:
+        """One 64-bit word per image; sorting by it is the keyed shuffle."""
+        epoch: int | str = self.epoch
+        if self.versions:
+            epoch = "version"
+        salted = mix(self.keys + word(self.seed, epoch, self.scope, name))
+        if self.versions:
+            which = mix(self.keys + word(self.seed, self.epoch, "version", self.scope))
+            salted = mix(salted + which.remainder(self.versions))
+        return salted
+
+    def image(self, name: str, *shape: int) -> Float[Tensor, "b *shape"]:
+        """Uniform draws that belong to each image: "b *shape"."""
+        start = self.bits(name).reshape(-1, 1)
+        counter = torch.arange(1, math.prod(shape) + 1, device=self.keys.device) * _GOLDEN
+        return _uniform(mix(start + counter)).reshape(len(self.keys), *shape)
+
+    def step(self, name: str, *shape: int) -> Float[Tensor, "*shape"]:
+        """Uniform draws that belong to the step and to no image, the same on every rank."""
+        counter = torch.arange(1, math.prod(shape) + 1, device=self.keys.device) * _GOLDEN
+        return _uniform(mix(counter + word(self.seed, self.number, self.scope, name))).reshape(shape)
+
+    def child(self, name: str) -> "Draws":
+        """Independent draws for a part with its own names: one view, one teacher, one head."""
+        return replace(self, scope=f"{self.scope}/{name}")
+
+    def fixed(self, versions: int) -> "Draws":
+        """Draws that ignore the epoch: every image has `versions` fates, and each epoch picks one."""
+        if versions < 1:
+            raise ValueError(f"versions={versions}: at least 1 is needed")
+        return replace(self, versions=versions)
+
+
+def _uniform(bits: Int[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    # 23 bits and a half: the largest value, 1 - 2^-24, is exact in float32, so 0 and 1 never occur.
+    return (((bits >> 41) & 0x7FFFFF).to(torch.float32) + 0.5) * 2.0**-23

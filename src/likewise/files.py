@@ -1,0 +1,85 @@
+"""Writing so that nothing is lost: a temporary file in the same folder, flushed to disk, then renamed."""
+
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+from likewise.errors import DataError, UsageError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+def write(path: Path, fill: Callable[[IO[bytes]], object]) -> None:
+    """Let `fill` write the bytes of `path`; a reader sees the old file or the whole new one."""
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            fill(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(name, 0o666 & ~_umask())
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def write_text(path: Path, text: str) -> None:
+    write(path, lambda file: file.write(text.encode()))
+
+
+def write_json(path: Path, value: Any) -> None:
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_array(path: Path, array: "np.ndarray") -> None:
+    import numpy as np
+
+    write(path, lambda file: np.save(file, array, allow_pickle=False))
+
+
+def new_folder(path: Path | str, ours: Iterable[str], *, overwrite: bool = False, argument: str = "--out") -> Path:
+    """An empty place for results. A folder with content is refused, unless `overwrite`: then the files
+    and folders named in `ours` (what likewise writes there) are deleted, and nothing else is."""
+    path = Path(path)
+    if path.exists() and not path.is_dir():
+        raise UsageError(f"{argument} {path}: is a file; expected a new folder")
+    if path.is_dir() and any(path.iterdir()):
+        if not overwrite:
+            raise UsageError(f"{argument} {path}: the folder is not empty; pass --overwrite, or choose another")
+        for name in ours:
+            _delete(path / name)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"{argument} {path}: cannot be created ({error.strerror})") from None
+    return path
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file, or a DataError that names it."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: is not valid JSON ({error})") from None
+
+
+def _delete(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        for child in path.iterdir():
+            _delete(child)
+        path.rmdir()
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

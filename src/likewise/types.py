@@ -1,0 +1,244 @@
+"""The nouns that the rest of the package passes around. Nothing here imports from elsewhere in it but `draws`."""
+
+import csv
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor, nn
+
+from likewise.draws import Draws
+from likewise.errors import DataError, UsageError
+from likewise.files import write_array, write_json, write_text
+
+Images = Float[Tensor, "b c h w"]  # in [0, 1], on the device
+Scalar = Float[Tensor, ""]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Source:
+    """Pixels as stored: padded at the bottom and right to the largest image of the batch."""
+
+    pixels: UInt8[Tensor, "b c H W"]
+    sizes: Int[Tensor, "b 2"]  # true height and width
+
+    def to(self, device: torch.device) -> "Source":
+        return Source(self.pixels.to(device, non_blocking=True), self.sizes.to(device, non_blocking=True))
+
+
+@runtime_checkable
+class Encoder(Protocol):
+    """Any `nn.Module` with a width `dim` that maps images to features and does its own normalisation."""
+
+    dim: int
+
+    def __call__(self, images: Images) -> Float[Tensor, "b dim"]: ...
+
+
+@dataclass(frozen=True)
+class DataInfo:
+    """All that a method may know of the data."""
+
+    n_images: int
+    channels: int
+    size: int
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one step sees. `order` gives rows of k ids; `views` and `draws` list them row by row (b * k images)."""
+
+    views: Sequence[Images]
+    ids: Int[Tensor, "b k"]
+    progress: float  # of the whole training, in [0, 1)
+    draws: Draws
+
+
+class Step(NamedTuple):
+    """What a method says of one batch. The loop sums `terms`, logs both, and adds up `score` per image."""
+
+    terms: dict[str, Scalar]
+    shown: Mapping[str, Scalar] = MappingProxyType({})
+    score: Float[Tensor, " n"] | None = None
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How to train. Exactly one of `epochs`, `steps`, `minutes` is used; `minutes` is turned into `steps`."""
+
+    epochs: float | None = None
+    steps: int | None = None
+    minutes: float | None = None
+    batch_size: int = 256
+    optimizer: str = "adamw"  # adamw | sgd | lars
+    lr: float = 1e-3  # at the end of the warm-up; not rescaled by anything
+    weight_decay: float = 1e-4
+    momentum: float = 0.9  # sgd and lars
+    betas: tuple[float, float] = (0.9, 0.999)  # adamw
+    warmup: float = 0.05  # fraction of the steps
+    final_lr: float = 0.0  # fraction of lr at the end of the cosine
+    clip: float | None = None  # largest norm of the gradient
+    seed: int = 0
+    device: str = "auto"  # auto | cpu | cuda | mps
+    precision: str = "auto"  # auto | fp32 | bf16
+    threads: int = 2  # that read and decode images ahead of the step
+    save_every: str = "10m"  # minutes ("10m") or steps ("200")
+    monitor_every: int = 100  # steps between measurements of the features' rank
+
+
+@dataclass(frozen=True)
+class Embeddings:
+    """Features of a set of images: row i belongs to image i of the set as listed."""
+
+    x: Float[np.ndarray, "n d"]
+    keys: Int[np.ndarray, " n"]
+    paths: Sequence[str]
+    labels: Int[np.ndarray, " n"] | None = None
+    classes: Sequence[str] | None = None
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.x.ndim != 2:
+            raise DataError(f"embeddings have shape {self.x.shape}; expected (images, dimensions)")
+        rows = {"keys": len(self.keys), "paths": len(self.paths)}
+        if self.labels is not None:
+            rows["labels"] = len(self.labels)
+        for name, n in rows.items():
+            if n != len(self.x):
+                raise DataError(f"embeddings have {len(self.x)} rows but {n} {name}")
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def rows(self, ids: Int[np.ndarray, " m"]) -> "Embeddings":
+        """The embeddings of some images only."""
+        return Embeddings(
+            np.asarray(self.x[ids]),
+            self.keys[ids],
+            [self.paths[i] for i in ids],
+            None if self.labels is None else self.labels[ids],
+            self.classes,
+            self.meta,
+        )
+
+    def save(self, folder: Path) -> Path:
+        """Write x.npy, items.csv and meta.json into an existing folder, meta.json last."""
+        write_array(folder / "x.npy", np.ascontiguousarray(self.x, dtype=np.float32))
+        lines = ["id,key,path,label"]
+        for i, (key, path) in enumerate(zip(self.keys, self.paths, strict=True)):
+            label = ""
+            if self.labels is not None and self.labels[i] >= 0:
+                label = str(self.classes[self.labels[i]] if self.classes else self.labels[i])
+            lines.append(f"{i},{int(key)},{_quote(path)},{_quote(label)}")
+        write_text(folder / "items.csv", "\n".join(lines) + "\n")
+        classes = list(self.classes) if self.classes else None
+        write_json(folder / "meta.json", {**self.meta, "classes": classes, "shape": list(self.x.shape)})
+        return folder
+
+    @classmethod
+    def load(cls, folder: Path) -> "Embeddings":
+        """Read a folder that `save` wrote; `x` is memory-mapped."""
+        folder = Path(folder)
+        for name in ("x.npy", "items.csv", "meta.json"):
+            if not (folder / name).is_file():
+                raise DataError(f"{folder} is not an embeddings folder: {name} is missing")
+        meta = json.loads((folder / "meta.json").read_text())
+        x = np.load(folder / "x.npy", mmap_mode="r", allow_pickle=False)
+        with open(folder / "items.csv", newline="", encoding="utf-8") as file:
+            items = list(csv.DictReader(file))
+        classes = meta.pop("classes", None)
+        labels = None
+        if any(item["label"] for item in items):
+            classes = classes or sorted({item["label"] for item in items if item["label"]})
+            number = {name: i for i, name in enumerate(classes)}
+            labels = np.array([number.get(item["label"], -1) for item in items])
+        keys = np.array([int(item["key"]) for item in items], dtype=np.int64)
+        return cls(x, keys, [item["path"] for item in items], labels, classes, meta)
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Chosen images in pick order: any prefix is the smaller coreset, where the method has an order."""
+
+    indices: Int[np.ndarray, " k"]
+    gains: Float[np.ndarray, " k"]
+    weights: Float[np.ndarray, " k"] | None = None
+    quality: Mapping[str, float] = field(default_factory=dict)
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def save(self, folder: Path, paths: Sequence[str] | None = None) -> Path:
+        """Write selection.csv (rank, id, path, gain, weight) and selection.json into an existing folder."""
+        lines = ["rank,id,path,gain,weight"]
+        for rank, i in enumerate(self.indices):
+            weight = "" if self.weights is None else f"{self.weights[rank]:.9g}"
+            path = _quote(paths[i]) if paths is not None else ""
+            lines.append(f"{rank},{int(i)},{path},{self.gains[rank]:.9g},{weight}")
+        write_text(folder / "selection.csv", "\n".join(lines) + "\n")
+        write_json(folder / "selection.json", {**self.meta, "n": len(self), "quality": dict(self.quality)})
+        return folder
+
+    @classmethod
+    def load(cls, folder: Path) -> "Selection":
+        """Read a folder that `save` wrote."""
+        folder = Path(folder)
+        if not (folder / "selection.csv").is_file():
+            raise DataError(f"{folder} is not a selection folder: selection.csv is missing")
+        meta = json.loads((folder / "selection.json").read_text())
+        with open(folder / "selection.csv", newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        weights = None
+        if rows and rows[0]["weight"]:
+            weights = np.array([float(row["weight"]) for row in rows])
+        return cls(
+            np.array([int(row["id"]) for row in rows], dtype=np.int64),
+            np.array([float(row["gain"]) for row in rows]),
+            weights,
+            meta.pop("quality", {}),
+            meta,
+        )
+
+
+def gather(x: Float[Tensor, "n *rest"]) -> Float[Tensor, "m *rest"]:
+    """The rows of all processes, in rank order, with gradients; the identity on one process.
+
+    A loss calls this where its formula ranges over the whole batch. Every process must hold as many rows.
+    """
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        from torch.distributed.nn.functional import all_gather
+
+        return torch.cat(list(all_gather(x)))
+    return x
+
+
+def pick(table: Mapping[str, T], name: str, kind: str) -> T:
+    """An entry of one of the hand-written tables, or an error that lists what is there."""
+    if name not in table:
+        raise UsageError(f"{kind} {name!r} is unknown{did_you_mean(name, table)}; known: {', '.join(sorted(table))}")
+    return table[name]
+
+
+def did_you_mean(name: str, known: Mapping[str, object] | Sequence[str]) -> str:
+    """ " (did you mean 'x'?)" or nothing."""
+    import difflib
+
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def _quote(text: str) -> str:
+    return '"' + text.replace('"', '""') + '"' if any(c in text for c in ',"\r\n') else text
+
+
+EvaluationFn = Callable[..., dict[str, float]]
+SelectorFn = Callable[..., Selection]
+AnyEncoder = nn.Module  # with `dim`; nn.Module and a Protocol cannot be intersected in Python's types
