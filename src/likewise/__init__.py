@@ -1,1 +1,59 @@
+"""Image self-supervised learning and coreset search in one small tool.
 
+The verbs are here: open_images, pretrain, embed, evaluate, select, write_report, and load for what a run has learned.
+Names are imported when they are first used, so that `import likewise` costs nothing.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from likewise.coresets import select
+    from likewise.embed import embed, load
+    from likewise.evaluate import evaluate
+    from likewise.images import ImageSet, open_images, scan
+    from likewise.pretrain import pretrain
+    from likewise.report import write_report
+    from likewise.types import Embeddings, Selection, TrainConfig
+
+_HOME = {
+    "Embeddings": "types",
+    "ImageSet": "images",
+    "Selection": "types",
+    "TrainConfig": "types",
+    "embed": "embed",
+    "evaluate": "evaluate",
+    "load": "embed",
+    "open_images": "images",
+    "pretrain": "pretrain",
+    "scan": "images",
+    "select": "coresets",
+    "write_report": "report",
+}
+
+__all__ = [
+    "Embeddings",
+    "ImageSet",
+    "Selection",
+    "TrainConfig",
+    "embed",
+    "evaluate",
+    "load",
+    "open_images",
+    "pretrain",
+    "scan",
+    "select",
+    "write_report",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'likewise' has no attribute {name!r}")
+    value = getattr(import_module(f"likewise.{_HOME[name]}"), name)
+    globals()[name] = value  # `likewise.embed` is the function, though a module has the same name
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

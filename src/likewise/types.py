@@ -2,11 +2,11 @@
 
 import csv
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -33,13 +33,13 @@ class Source:
         return Source(self.pixels.to(device, non_blocking=True), self.sizes.to(device, non_blocking=True))
 
 
-@runtime_checkable
-class Encoder(Protocol):
-    """Any `nn.Module` with a width `dim` that maps images to features and does its own normalisation."""
+class Encoder(nn.Module):
+    """Images "b c h w" in [0, 1] -> features "b dim"; an encoder does its own normalisation.
+
+    It may have `dense(images)`, the maps of its layers from fine to coarse ("b c i j" each).
+    """
 
     dim: int
-
-    def __call__(self, images: Images) -> Float[Tensor, "b dim"]: ...
 
 
 @dataclass(frozen=True)
@@ -77,11 +77,11 @@ class TrainConfig:
     steps: int | None = None
     minutes: float | None = None
     batch_size: int = 256
-    optimizer: str = "adamw"  # adamw | sgd | lars
+    optimizer: str = "adamw"  # adamw | sgd | lars | muon
     lr: float = 1e-3  # at the end of the warm-up; not rescaled by anything
     weight_decay: float = 1e-4
-    momentum: float = 0.9  # sgd and lars
-    betas: tuple[float, float] = (0.9, 0.999)  # adamw
+    momentum: float = 0.9  # sgd, lars and muon
+    betas: tuple[float, float] = (0.9, 0.999)  # adamw and muon
     warmup: float = 0.05  # fraction of the steps
     final_lr: float = 0.0  # fraction of lr at the end of the cosine
     clip: float | None = None  # largest norm of the gradient
@@ -220,6 +220,13 @@ def gather(x: Float[Tensor, "n *rest"]) -> Float[Tensor, "m *rest"]:
     return x
 
 
+def rank() -> int:
+    """The number of this process; 0 when there is only one."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        return torch.distributed.get_rank()
+    return 0
+
+
 def pick(table: Mapping[str, T], name: str, kind: str) -> T:
     """An entry of one of the hand-written tables, or an error that lists what is there."""
     if name not in table:
@@ -237,8 +244,3 @@ def did_you_mean(name: str, known: Mapping[str, object] | Sequence[str]) -> str:
 
 def _quote(text: str) -> str:
     return '"' + text.replace('"', '""') + '"' if any(c in text for c in ',"\r\n') else text
-
-
-EvaluationFn = Callable[..., dict[str, float]]
-SelectorFn = Callable[..., Selection]
-AnyEncoder = nn.Module  # with `dim`; nn.Module and a Protocol cannot be intersected in Python's types

@@ -1,1 +1,26 @@
+"""How good features are: one file per protocol, each from the embeddings of train and test to flat figures.
 
+    evaluation(train: Embeddings, test: Embeddings, *, <options>) -> {"version": "knn-v1", "accuracy": 0.71, ...}
+
+`PROBES` are those that need the encoder and images: (encoder, train, test, *, draws) -> figures.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from likewise.evaluation.few_label import few_label
+from likewise.evaluation.health import alignment, health
+from likewise.evaluation.knn import knn
+from likewise.evaluation.linear import linear
+from likewise.evaluation.maps import map2d
+from likewise.evaluation.verdict import describe
+
+EVALUATIONS: dict[str, Callable[..., dict[str, Any]]] = {
+    "few-label": few_label,
+    "health": health,
+    "knn": knn,
+    "linear": linear,
+}
+PROBES: dict[str, Callable[..., dict[str, float]]] = {}
+
+__all__ = ["EVALUATIONS", "PROBES", "alignment", "describe", "few_label", "health", "knn", "linear", "map2d"]

@@ -1,0 +1,389 @@
+"""The command line: verbs, flags, answers, exit codes. torch is imported only inside a verb."""
+
+import json
+import logging
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from likewise import progress
+from likewise.errors import LikewiseError, UsageError
+
+app = typer.Typer(
+    name="likewise",
+    help="Learn what unlabelled images have in common, judge the result, and find the images that matter.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+class Kind(StrEnum):
+    methods = "methods"
+    encoders = "encoders"
+    selectors = "selectors"
+    evaluations = "evaluations"
+    datasets = "datasets"
+
+
+Data = Annotated[
+    str, typer.Argument(help="A folder, .txt or .csv list, .zip, .tar, .npz, or a named set.", metavar="DATA")
+]
+Model = Annotated[str, typer.Argument(help="A run, a saved encoder, or 'pixels'.", metavar="MODEL")]
+Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout, nothing else there.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="No progress.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Delete what likewise wrote in the output folder.")]
+Seed = Annotated[int | None, typer.Option(help="Every draw follows from it.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
+Labels = Annotated[str | None, typer.Option(help="'folders' (first folder below DATA) or a CSV of path,label.")]
+MaxBad = Annotated[str, typer.Option(help="Unusable files that are tolerated, as a share.")]
+Size = Annotated[int | None, typer.Option(help="Side of the images in pixels.")]
+
+
+@app.command()
+def pretrain(
+    data: Data,
+    out: Annotated[Path, typer.Option(help="The run folder.")],
+    method: Annotated[str | None, typer.Option(help="See `likewise list methods`.")] = None,
+    encoder: Annotated[str | None, typer.Option(help="See `likewise list encoders`, or package.module:Class.")] = None,
+    epochs: Annotated[float | None, typer.Option()] = None,
+    steps: Annotated[int | None, typer.Option()] = None,
+    minutes: Annotated[float | None, typer.Option(help="Turned into steps by timing a few.")] = None,
+    batch_size: Annotated[int | None, typer.Option()] = None,
+    size: Size = None,
+    seed: Seed = None,
+    recipe: Annotated[Path | None, typer.Option(help="A TOML file of settings.")] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="key=value, any setting; may be repeated.")] = None,
+    labels: Labels = None,
+    subset: Annotated[Path | None, typer.Option(help="Train on the images of a selection only.")] = None,
+    threads: Annotated[int | None, typer.Option(help="That read images ahead of the step.")] = None,
+    precision: Annotated[str | None, typer.Option(help="auto, fp32 or bf16.")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or mps.")] = None,
+    save_every: Annotated[str | None, typer.Option(help="Minutes (10m) or steps (200).")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
+    overwrite: Overwrite = False,
+    init_from: Annotated[Path | None, typer.Option(help="Start from another run's encoder.")] = None,
+    max_bad: MaxBad = "1%",
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be done, and how long it would take.")
+    ] = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Learn an encoder from images without labels."""
+    with answer(as_json, quiet) as reply:
+        from likewise.pretrain import pretrain as run
+
+        given = {
+            "method": method,
+            "encoder": encoder,
+            "epochs": epochs,
+            "steps": steps,
+            "minutes": minutes,
+            "batch_size": batch_size,
+            "size": size,
+            "seed": seed,
+            "threads": threads,
+            "precision": precision,
+            "device": device,
+            "save_every": save_every,
+        }
+        result = run(
+            data,
+            out=out,
+            labels=labels,
+            subset=subset,
+            recipe_file=recipe,
+            init_from=init_from,
+            max_bad=max_bad,
+            resume=resume,
+            overwrite=overwrite,
+            dry_run=dry_run,
+            **_settings(set_ or [], given),
+        )
+        reply(result, lambda: _dry(result) if dry_run else f"{result['verdict']}\n{result['run']}")
+
+
+@app.command()
+def embed(
+    model: Model,
+    data: Data,
+    out: Annotated[Path, typer.Option(help="The embeddings folder.")],
+    size: Size = None,
+    labels: Labels = None,
+    untrained: Annotated[bool, typer.Option("--untrained", help="The run's encoder before training.")] = False,
+    device: Device = "auto",
+    overwrite: Overwrite = False,
+    max_bad: MaxBad = "1%",
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Turn images into vectors with a trained encoder."""
+    with answer(as_json, quiet) as reply:
+        from likewise.embed import embed as run
+        from likewise.evaluate import fitting, resolve_model
+        from likewise.images import open_images
+
+        images = open_images(data, labels=labels, max_bad=max_bad)
+        encoder, side = resolve_model(model, size, images, trained=not untrained)
+        images = fitting(encoder, images)
+        table = run(
+            encoder, images, size=side, out=out, overwrite=overwrite, device=_device(device), about={"model": model}
+        )
+        result = {
+            "embeddings": str(out),
+            "images": len(table),
+            "dim": table.x.shape[1],
+            "seconds": table.meta["seconds"],
+            "images_per_second": table.meta["images_per_second"],
+        }
+        reply(result, lambda: f"{len(table):,} embeddings of {table.x.shape[1]} dimensions in {out}")
+
+
+@app.command()
+def evaluate(
+    model: Annotated[
+        str, typer.Argument(help="A run, a saved encoder, 'pixels', or an embeddings folder.", metavar="MODEL|EMB")
+    ],
+    data: Annotated[str | None, typer.Argument(help="Images, when MODEL is a model.", metavar="[DATA]")] = None,
+    protocol: Annotated[
+        str, typer.Option(help="Separated by commas: see `likewise list evaluations`.")
+    ] = "knn,linear,health",
+    test: Annotated[str | None, typer.Option(help="Held-out images; named sets have theirs.", metavar="DATA")] = None,
+    labels: Labels = None,
+    size: Size = None,
+    untrained: Annotated[bool, typer.Option("--untrained", help="The run's encoder before training.")] = False,
+    baselines: Annotated[bool, typer.Option("--baselines", help="Also the pixels and the untrained encoder.")] = False,
+    seed: Seed = None,
+    device: Device = "auto",
+    max_bad: MaxBad = "1%",
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Say how good a representation is, in numbers and in words."""
+    with answer(as_json, quiet) as reply:
+        from likewise.evaluate import append
+        from likewise.evaluate import evaluate as run
+
+        options: dict[str, Any] = {
+            "protocols": [name.strip() for name in protocol.split(",")],
+            "test": test,
+            "labels": labels,
+            "seed": seed or 0,
+            "device": _device(device),
+            "max_bad": max_bad,
+        }
+        result = run(model, data, size=size, trained=not untrained, **options)
+        if baselines:
+            result["baselines"] = {"pixels": run("pixels", data, **options)["protocols"]}
+            if model != "pixels":
+                result["baselines"]["untrained"] = run(model, data, size=size, trained=False, **options)["protocols"]
+        if Path(model).is_dir() and not untrained:
+            append(Path(model), result)
+        reply(result, lambda: _evaluation(result))
+
+
+@app.command()
+def select(
+    source: Annotated[
+        str, typer.Argument(help="An embeddings folder, a run, or an .npy file.", metavar="EMB|RUN|FILE.npy")
+    ],
+    out: Annotated[Path, typer.Option(help="The selection folder.")],
+    method: Annotated[str, typer.Option(help="See `likewise list selectors`.")] = "k-center",
+    budget: Annotated[str, typer.Option(help="A share (10%) or a number of images.")] = "10%",
+    chosen: Annotated[Path | None, typer.Option(help="A selection, or a text file of ids, picked already.")] = None,
+    memory: Annotated[str, typer.Option(help="Work space, such as 2GB.")] = "2GB",
+    set_: Annotated[list[str] | None, typer.Option("--set", help="key=value, an option of the method.")] = None,
+    seed: Seed = None,
+    copy_to: Annotated[Path | None, typer.Option(help="Copy the chosen files there.")] = None,
+    link_to: Annotated[Path | None, typer.Option(help="Link the chosen files there.")] = None,
+    data: Annotated[str | None, typer.Option(help="The images of a run, if they are not where they were.")] = None,
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Find the images that matter: a coreset."""
+    with answer(as_json, quiet) as reply:
+        from likewise.choose import choose
+
+        result = choose(
+            source,
+            out,
+            method=method,
+            budget=budget,
+            chosen=chosen,
+            memory=memory,
+            seed=seed or 0,
+            copy_to=copy_to,
+            link_to=link_to,
+            data=data,
+            overwrite=overwrite,
+            options=_settings(set_ or [], {}),
+        )
+        reply(result, lambda: _selection(result))
+
+
+@app.command()
+def report(
+    folders: Annotated[
+        list[Path], typer.Argument(help="Run, embeddings and selection folders.", metavar="RUN|EMB|SEL...")
+    ],
+    out: Annotated[Path, typer.Option(help="The HTML file.")],
+    title: Annotated[str | None, typer.Option()] = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Show it all in one offline HTML file."""
+    with answer(as_json, quiet) as reply:
+        from likewise.report import write_report
+
+        result = write_report(folders, out, title=title)
+        reply(result, lambda: f"{out}: {result['images']:,} images, {result['bytes'] / 1e6:.1f} MB")
+
+
+@app.command()
+def scan(
+    data: Data,
+    threads: Annotated[int, typer.Option(help="That read and decode.")] = 2,
+    max_bad: Annotated[str, typer.Option(help="Exit 3 when more than this share is unusable.")] = "100%",
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Find broken files, decompression bombs, exact duplicates and odd modes."""
+    with answer(as_json, quiet) as reply:
+        from likewise.images import scan as run
+
+        result = run(data, threads=threads, max_bad=max_bad)
+        reply(result, lambda: _scan(result))
+
+
+@app.command("list")
+def list_(kind: Annotated[Kind, typer.Argument()], as_json: Json = False) -> None:
+    """What there is: methods, encoders, selectors, evaluations, datasets."""
+    with answer(as_json, quiet=True) as reply:
+        from likewise.catalogue import catalogue
+
+        rows = catalogue(kind.value)
+        reply({kind.value: rows}, lambda: _table(rows))
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Where everything goes.")] = Path("likewise-demo"),
+    seed: Seed = None,
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """The whole pipeline on bundled digits, offline, in about two minutes."""
+    with answer(as_json, quiet) as reply:
+        from likewise.demo import demo as run
+
+        result = run(out, seed=seed or 0, overwrite=overwrite)
+        knn = result["knn"]
+        reply(
+            result,
+            lambda: (
+                f"k-NN: pixels {knn['pixels']:.3f}, untrained {knn['untrained']:.3f}, learned {knn['learned']:.3f}\n"
+                f"open {result['report']}"
+            ),
+        )
+
+
+@contextmanager
+def answer(as_json: bool, quiet: bool) -> Iterator[Callable[[dict[str, Any], Callable[[], str]], None]]:
+    """Run a verb: its answer goes to stdout, its errors become one line on stderr and an exit code."""
+    progress.QUIET = quiet
+
+    def reply(result: dict[str, Any], text: Callable[[], str]) -> None:
+        print(json.dumps(result, default=str) if as_json else text())
+
+    try:
+        yield reply
+    except LikewiseError as error:
+        print(f"likewise: {' '.join(str(error).split())}", file=sys.stderr)
+        raise typer.Exit(error.code) from None
+    except KeyboardInterrupt:
+        print("likewise: interrupted", file=sys.stderr)
+        raise typer.Exit(130) from None
+    except BrokenPipeError:
+        raise typer.Exit(0) from None
+
+
+def main() -> None:
+    logging.basicConfig(level=logging.WARNING)
+    app()
+
+
+def _settings(pairs: list[str], given: dict[str, Any]) -> dict[str, Any]:
+    settings = {key: value for key, value in given.items() if value is not None}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not key:
+            raise UsageError(f"--set {pair}: expected key=value")
+        settings[key.strip().replace("-", "_")] = value.strip()
+    return settings
+
+
+def _device(name: str) -> str:
+    import torch
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if name not in ("cpu", "cuda", "mps"):
+        raise UsageError(f"--device {name}: expected auto, cpu, cuda or mps")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UsageError("--device cuda: no GPU can be used here; expected auto or cpu")
+    return name
+
+
+def _dry(result: dict[str, Any]) -> str:
+    return (
+        f"{result['method']} on {result['encoder']} ({result['parameters']:,} parameters), "
+        f"{result['images']:,} images, {result['steps']:,} steps at {result['images_per_second']:,.0f} images/s: "
+        f"about {result['seconds'] / 60:.1f} minutes"
+    )
+
+
+def _evaluation(result: dict[str, Any]) -> str:
+    lines = [result["verdict"]]
+    named = {"": result["protocols"], **result.get("baselines", {})}
+    for name, protocols in named.items():
+        for protocol, figures in protocols.items():
+            shown = ", ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in figures.items())
+            lines.append(f"{name + ' ' if name else ''}{protocol}: {shown}")
+    return "\n".join(lines)
+
+
+def _selection(result: dict[str, Any]) -> str:
+    lines = [f"{result['n']:,} images by {result['method']} in {result['seconds']:.1f} s: {result['selection']}"]
+    for name, value in result["quality"].items():
+        lines.append(f"{name}: {value:.4g} (random: {result['random_quality'][name]:.4g})")
+    return "\n".join(lines)
+
+
+def _scan(result: dict[str, Any]) -> str:
+    lines = [
+        f"{result['images']:,} usable images, {len(result['bad'])} bad, {len(result['duplicates'])} groups of copies"
+    ]
+    lines += [f"{bad['path']}: {bad['reason']}" for bad in result["bad"]]
+    return "\n".join(lines)
+
+
+def _table(rows: list[dict[str, Any]]) -> str:
+    if not rows:
+        return ""
+    names = list(rows[0])
+    cells = [[str(row.get(name) if row.get(name) is not None else "") for name in names] for row in rows]
+    widths = [max(len(name), *(len(row[i]) for row in cells)) for i, name in enumerate(names)]
+    lines = [
+        "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip()
+        for row in [names, *cells]
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,95 @@
+"""k-means prototypes (Lloyd 1982): one cluster per pick, and of each cluster the image nearest its centre.
+
+Dense regions get many prototypes, unlike k-center. There is no pick order to speak of: images come in order of the size
+of their cluster, so a prefix keeps the largest clusters of this budget and is not what a smaller budget would give.
+"""
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from likewise.coresets.blocks import MEMORY, TIE, Rows, centred, check, squared_distances
+from likewise.draws import Draws
+from likewise.errors import UsageError
+from likewise.types import Selection
+
+
+def k_means(
+    x: Float[Tensor, "n d"],
+    budget: int,
+    *,
+    seed: int = 0,
+    memory: int = MEMORY,
+    chosen: Int[Tensor, " m"] | None = None,
+    keys: Int[Tensor, " n"] | None = None,
+    n_iterations: int = 10,
+) -> Selection:
+    """Pick `budget` prototypes by the Euclidean distance of x as given.
+
+    Starts from images drawn by (seed, key) (`keys` default to row numbers) and stops after `n_iterations` or when no
+    image changes its cluster. A cluster that runs empty takes the image farthest from its own centre. Images `chosen`
+    already are centres that do not move, and are not returned. `weights` are the sizes of the clusters and `gains`
+    the shares of the pool that they hold.
+    """
+    if n_iterations < 1:
+        raise UsageError(f"n_iterations={n_iterations}: must be at least 1")
+    n = len(x)
+    chosen = check(n, budget, chosen).cpu()
+    keys = torch.arange(n) if keys is None else keys.cpu()
+    order = Draws(seed, epoch=0, number=0, keys=keys).bits("coreset/k-means").argsort(stable=True)
+    start = order[~torch.isin(order, chosen)][:budget]
+    # The fixed centres come first, so that copies of chosen images stay with them.
+    fixed, rows = len(chosen), centred(x, memory)
+    centres = rows[torch.cat([chosen, start]).to(x.device)]
+    movable = torch.ones(n, dtype=torch.bool)
+    movable[chosen] = False
+
+    cell, distance = _assign(rows, centres, movable)
+    for _ in range(n_iterations):
+        sums = torch.zeros_like(centres)
+        for span, block in rows.blocks(2):
+            sums.index_add_(0, cell[span], block)
+        sizes = torch.bincount(cell, minlength=len(centres))
+        centres[fixed:] = (sums / sizes.clamp(min=1)[:, None])[fixed:]
+        before = cell
+        cell, distance = _assign(rows, centres, movable)
+        if torch.equal(before, cell):
+            break
+
+    weights = torch.bincount(cell, minlength=len(centres)).cpu().numpy()[fixed:]
+    prototypes = _nearest_members(cell.cpu().numpy(), distance.cpu().numpy(), len(centres))[fixed:]
+    by_size = np.lexsort((prototypes, -weights))
+    return Selection(prototypes[by_size], weights[by_size] / n, weights[by_size].astype(np.float64))
+
+
+def _nearest_members(cell: np.ndarray, distance: np.ndarray, n_cells: int) -> np.ndarray:
+    """Of each cell the member nearest its centre, the lower id among equals."""
+    least = np.full(n_cells, np.inf)
+    np.minimum.at(least, cell, distance)
+    ids = np.flatnonzero(distance <= least[cell] * (1 + 2 * TIE))
+    members = np.full(n_cells, len(cell))
+    np.minimum.at(members, cell[ids], ids)
+    return members
+
+
+def _assign(rows: Rows, centres: Tensor, movable: Tensor) -> tuple[Tensor, Tensor]:
+    """The cluster of each image and the squared distance to its centre. No cluster of a moving centre stays empty:
+    it takes the farthest image that can be spared."""
+    squares = centres.square().sum(1)
+    cells, nearest = [], []
+    for _, block in rows.blocks(3 * len(centres)):
+        distances = squared_distances(block, centres, squares)
+        least = distances.amin(1, keepdim=True)
+        cells.append((distances <= least * (1 + 2 * TIE)).view(torch.uint8).argmax(1))  # the first of equals
+        nearest.append(least[:, 0])
+    cell, distance = torch.cat(cells), torch.cat(nearest)
+    sizes = torch.bincount(cell, minlength=len(centres)).tolist()
+    fixed = int((~movable).sum())
+    empty = [c for c in range(fixed, len(sizes)) if not sizes[c]]
+    farthest = iter(distance.argsort(descending=True, stable=True).tolist() if empty else [])
+    for c in empty:
+        spare = next(i for i in farthest if movable[i] and (cell[i] < fixed or sizes[int(cell[i])] > 1))
+        sizes[int(cell[spare])] -= 1
+        cell[spare], distance[spare] = c, 0.0
+    return cell, distance

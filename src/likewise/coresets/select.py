@@ -1,0 +1,166 @@
+"""The verb: any array, a budget as people write it, a method by name; a `Selection` with its quality and random's."""
+
+import inspect
+import math
+import re
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from likewise.coresets.blocks import spans, unit
+from likewise.coresets.quality import quality
+from likewise.coresets.random import random
+from likewise.errors import DataError, UsageError
+from likewise.types import Embeddings, Selection, did_you_mean, pick
+
+METRICS = ("cosine", "euclidean")
+_GIVEN = {"x", "budget", "seed", "memory", "chosen", "keys"}  # what `select` itself passes on
+_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+
+
+def select(
+    x: Any,
+    method: str | Callable[..., Selection] = "k-center",
+    budget: float | int | str = 0.1,
+    *,
+    metric: str = "cosine",
+    seed: int = 0,
+    memory: int | str = "2GB",
+    chosen: Sequence[int] | np.ndarray | Tensor | None = None,
+    **options: Any,
+) -> Selection:
+    """Pick the images that matter, from their features.
+
+    `x`: Embeddings, or any array of shape (images, dimensions): numpy (memory-mapped too), torch, lists.
+    `method`: a name in SELECTORS, or any function with a selector's signature.
+    `budget`: a share of the images (0.1, "10%") or a number of them (5000, "5000").
+    `metric`: "cosine" scales every row to length 1 first (a zero row stays zero: similar to nothing); "euclidean"
+    takes the rows as they are.
+    `memory`: work space beyond x itself, in bytes or as "2GB", "500MB".
+    `chosen`: ids picked already; they are not returned and do not count towards the budget.
+    `options`: further keywords of the method.
+
+    `quality` is that of the picks; `meta["random_quality"]` that of as many random ones.
+
+    >>> import numpy as np
+    >>> corners = np.array([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0]])
+    >>> sorted(select(corners, "facility-location", budget=2).indices.tolist())
+    [1, 2]
+
+    Raises UsageError for a wrong argument and DataError for rows that are not finite.
+    """
+    from likewise.coresets import SELECTORS
+
+    selector = pick(SELECTORS, method, "selector") if isinstance(method, str) else method
+    name = method if isinstance(method, str) else getattr(method, "__name__", type(method).__name__)
+    parameters = inspect.signature(selector).parameters
+    known = [option for option in parameters if option not in _GIVEN]
+    for option in options:
+        if option not in known:
+            accepted = f"it takes {', '.join(known)}" if known else "it takes none"
+            raise UsageError(f"{option!r} is no option of {name}{did_you_mean(option, known)}; {accepted}")
+    if metric not in METRICS:
+        raise UsageError(f"metric {metric!r}: must be one of {', '.join(METRICS)}")
+    n_bytes = parse_memory(memory)
+    rows = _rows(x)
+    n_picks = parse_budget(budget, len(rows))
+    if metric == "cosine":
+        scaled = unit(rows, n_bytes)
+        for span in spans(len(rows), 3 * rows.shape[1], n_bytes):
+            rows[span] = scaled[span].to(rows.dtype)
+        del scaled
+    given: dict[str, Any] = {"seed": seed, "memory": n_bytes, "chosen": _ids(chosen)}
+    keys = torch.as_tensor(np.array(x.keys)) if isinstance(x, Embeddings) else None
+    if "keys" in parameters:
+        given["keys"] = keys
+
+    started = time.perf_counter()
+    selection = selector(rows, n_picks, **given, **options)
+    seconds = time.perf_counter() - started
+    baseline = random(rows, len(selection), seed=seed, keys=keys)
+    meta = {
+        "method": name,
+        "options": {"metric": metric, **options},
+        "seed": seed,
+        "budget": n_picks,
+        "n_pool": len(rows),
+        "seconds": seconds,
+        "random_quality": quality(rows, baseline.indices, memory=n_bytes),
+    }
+    measured = quality(rows, selection.indices, memory=n_bytes)
+    return Selection(selection.indices, selection.gains, selection.weights, measured, {**selection.meta, **meta})
+
+
+def parse_budget(budget: float | int | str, n: int) -> int:
+    """The number of images meant by a share (0.1, "10%") or a count (5000, "5000") of n images.
+
+    >>> parse_budget("10%", 250), parse_budget(0.5, 9), parse_budget(7, 9)
+    (25, 4, 7)
+    """
+    wrong = UsageError(
+        f"budget {budget!r}: expected a share above 0 and below 1, a percentage up to 100%, or a number of images "
+        f"from 1 to {n}"
+    )
+    try:
+        if isinstance(budget, str) and budget.strip().endswith("%"):
+            share = float(budget.strip()[:-1]) / 100
+            if not 0 < share <= 1:
+                raise wrong
+            return max(round(share * n), 1)
+        number = float(budget)
+    except (TypeError, ValueError):
+        raise wrong from None
+    if isinstance(budget, bool) or not math.isfinite(number) or number <= 0 or number > n:
+        raise wrong
+    if number < 1:
+        return max(round(number * n), 1)
+    if number != int(number) or isinstance(budget, float):
+        raise wrong
+    return int(number)
+
+
+def parse_memory(memory: int | str) -> int:
+    """Bytes.
+
+    >>> parse_memory("2GB"), parse_memory("1.5 MB"), parse_memory(4096)
+    (2000000000, 1500000, 4096)
+    """
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?B?)\s*", str(memory).upper())
+    unit_ = match and _UNITS.get(match[2] if match[2].endswith("B") or not match[2] else match[2] + "B")
+    if not match or not unit_ or (n_bytes := int(float(match[1]) * unit_)) < 1:
+        raise UsageError(f"memory {memory!r}: expected a number of bytes or a size such as 500MB or 2GB")
+    return n_bytes
+
+
+def _rows(x: Any) -> Tensor:
+    """A copy of x as a finite floating-point matrix."""
+    array = x.x if isinstance(x, Embeddings) else x
+    if isinstance(array, Tensor):
+        rows = array.detach().clone()
+    else:
+        try:
+            rows = torch.from_numpy(np.array(array))
+        except (TypeError, ValueError) as error:
+            raise UsageError(f"x: cannot be read as an array of numbers ({error})") from None
+    if rows.ndim != 2 or not rows.numel() or rows.is_complex():
+        raise UsageError(f"x has shape {tuple(rows.shape)}: expected numbers of shape (images, dimensions)")
+    if rows.dtype not in (torch.float32, torch.float64):
+        rows = rows.float()
+    bad = ~rows.isfinite().all(1)
+    if bad.any():
+        first = int(bad.nonzero()[0, 0])
+        raise DataError(f"x: {int(bad.sum())} of {len(rows)} rows hold NaN or infinity, the first is row {first}")
+    return rows
+
+
+def _ids(chosen: Sequence[int] | np.ndarray | Tensor | None) -> Tensor | None:
+    if chosen is None:
+        return None
+    ids = torch.as_tensor(np.asarray(chosen))
+    if ids.ndim != 1 or (len(ids) and ids.is_floating_point()):
+        raise UsageError("chosen: expected a list of image ids")
+    return ids.long()

@@ -1,0 +1,152 @@
+"""From an encoder and images to an embeddings folder; and the encoder itself, saved and loaded."""
+
+import hashlib
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from safetensors.torch import save as to_bytes
+
+from likewise.draws import Draws
+from likewise.encoders import build
+from likewise.errors import DataError, UsageError
+from likewise.files import new_folder, read_json, write_bytes, write_json, write_text
+from likewise.images import ImageSet
+from likewise.progress import bar
+from likewise.types import DataInfo, Embeddings, Encoder
+from likewise.views import View
+
+N_THUMBS, THUMB_SIDE = 2_000, 48
+EMBEDDINGS_FILES = ("x.npy", "items.csv", "meta.json", "thumbs", "evaluation.jsonl")
+PICKLES = (".pt", ".pth", ".ckpt", ".pkl", ".bin")
+
+
+def features(
+    encoder: Encoder, images: ImageSet, size: int, *, device: torch.device | str = "cpu", batch_size: int = 256
+) -> Float[np.ndarray, "n d"]:
+    """What the encoder, in evaluation mode, says of each image's largest centred square at `size` pixels."""
+    device, view = torch.device(device), View(size)
+    x = np.empty((len(images), encoder.dim), np.float32)
+    training = encoder.training
+    encoder.eval().to(device)
+    with torch.inference_mode(), bar("embed", len(images)) as progress:
+        for start in range(0, len(images), batch_size):
+            ids = np.arange(start, min(start + batch_size, len(images)))
+            draws = Draws(0, 0, 0, torch.from_numpy(images.keys[ids]).to(device))
+            x[ids] = encoder(view(images.source(ids).to(device), draws)).float().cpu().numpy()
+            progress.update(int(ids[-1]) + 1)
+    encoder.train(training)
+    return x
+
+
+def embed(
+    encoder: Encoder,
+    images: ImageSet,
+    *,
+    size: int,
+    out: Path | str | None = None,
+    overwrite: bool = False,
+    device: str = "cpu",
+    batch_size: int = 256,
+    about: dict[str, Any] | None = None,
+) -> Embeddings:
+    """Embeddings of `images`, row i for image i; written to the folder `out` when one is given.
+
+    `about` goes into the folder's meta.json. Non-finite features are refused with a DataError.
+    """
+    folder = new_folder(out, EMBEDDINGS_FILES, overwrite=overwrite) if out is not None else None
+    started = time.perf_counter()
+    x = features(encoder, images, size, device=device, batch_size=batch_size)
+    bad = np.flatnonzero(~np.isfinite(x).all(1))
+    if len(bad):
+        raise DataError(
+            f"the encoder gives features that are not finite on {len(bad)} images, first {images.paths[bad[0]]}"
+        )
+    seconds = time.perf_counter() - started
+    meta = {
+        **(about or {}),
+        "data": images.name,
+        "size": size,
+        "encoder_hash": weights_hash(encoder),
+        "images_hash": images_hash(images.keys),
+        "seconds": seconds,
+        "images_per_second": len(images) / max(seconds, 1e-9),
+    }
+    table = Embeddings(x, images.keys, images.paths, images.labels, images.classes, meta)
+    if folder is not None:
+        _save_thumbs(images, folder / "thumbs")
+        table.save(folder)
+    return table
+
+
+def images_hash(keys: Int[np.ndarray, " n"]) -> str:
+    """A hash of a set of images by their content, whatever their order and names."""
+    return hashlib.blake2b(np.sort(keys).tobytes(), digest_size=8).hexdigest()
+
+
+def weights_hash(module: torch.nn.Module) -> str:
+    """A hash of all parameters and buffers, by name: equal if and only if the bits are."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name, value in sorted(module.state_dict().items()):
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        flat = value.detach().cpu().contiguous().reshape(-1)
+        digest.update(flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b"")
+    return digest.hexdigest()
+
+
+def save_encoder(folder: Path, encoder: Encoder, config: dict[str, Any], readme: str) -> None:
+    """The product of a run: model.safetensors, config.json (what `load` needs) and README.md."""
+    weights = {name: value.detach().cpu().contiguous() for name, value in encoder.state_dict().items()}
+    write_bytes(folder / "model.safetensors", to_bytes(weights))
+    write_text(folder / "README.md", readme)
+    write_json(folder / "config.json", config)
+
+
+def load(folder: Path | str, *, trained: bool = True) -> Encoder:
+    """The encoder of a run or of any folder with model.safetensors and config.json, in evaluation mode.
+
+    With `trained=False` its weights are those before training, but for the pixels' mean and deviation.
+    Pickled weights (.pt, .pth, .ckpt) are refused: unpickling runs whatever code is in them.
+    """
+    encoder, _ = load_with_config(folder, trained=trained)
+    return encoder
+
+
+def load_with_config(folder: Path | str, *, trained: bool = True) -> tuple[Encoder, dict[str, Any]]:
+    """The encoder and its config.json: encoder, arguments, channels, size, seed."""
+    folder = Path(folder)
+    if folder.suffix.lower() in PICKLES:
+        raise UsageError(
+            f"{folder}: pickled weights are not loaded, since unpickling can run any code; convert them where you "
+            f"trust them: python -c \"import torch, safetensors.torch as s; s.save_file(torch.load('{folder.name}', "
+            f"weights_only=True), 'model.safetensors')\""
+        )
+    if not (folder / "model.safetensors").is_file() or not (folder / "config.json").is_file():
+        what = "no such folder" if not folder.exists() else "has no model.safetensors with config.json"
+        raise DataError(f"model {folder}: {what}; expected a run folder, a saved encoder, or 'pixels'")
+    config = read_json(folder / "config.json")
+    data = DataInfo(config["n_images"], config["channels"], config["size"])
+    torch.manual_seed(config.get("seed", 0))
+    encoder = build(config["encoder"], data, **config["arguments"])
+    try:
+        weights = load_file(folder / "model.safetensors")
+        if not trained:
+            weights = {**encoder.state_dict(), **{k: v for k, v in weights.items() if k.startswith("normalise.")}}
+        encoder.load_state_dict(weights)
+    except (SafetensorError, RuntimeError) as error:
+        raise DataError(f"{folder / 'model.safetensors'}: does not fit its config.json ({error})") from None
+    return encoder.eval(), config
+
+
+def _save_thumbs(images: ImageSet, folder: Path) -> None:
+    """Small pictures of up to 2,000 images (those with the smallest keys), named by id, for the report."""
+    folder.mkdir()
+    for i in sorted(np.argsort(images.keys)[:N_THUMBS].tolist()):
+        picture = images.image(i)
+        picture.thumbnail((4 * THUMB_SIDE, THUMB_SIDE))
+        picture.save(folder / f"{i:06d}.webp", quality=80)

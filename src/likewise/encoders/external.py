@@ -1,0 +1,49 @@
+"""Any `nn.Module` as an encoder."""
+
+import importlib
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from likewise.encoders.normalise import Normalise
+from likewise.errors import UsageError
+from likewise.types import DataInfo, Encoder, Images
+
+
+class External(Encoder):
+    """Somebody's module behind ours: pixels are normalised, its output is flattened, its width is found out.
+
+    The width is read off one forward pass on a black image, in evaluation mode.
+
+    >>> External(nn.Conv2d(3, 8, 4, 4), DataInfo(n_images=1, channels=3, size=8)).dim
+    32
+    """
+
+    def __init__(self, module: nn.Module, data: DataInfo) -> None:
+        super().__init__()
+        self.normalise = Normalise(data.channels)
+        self.module = module
+        training = module.training
+        with torch.no_grad():
+            out = module.eval()(torch.zeros(1, data.channels, data.size, data.size))
+        module.train(training)
+        if not isinstance(out, Tensor):
+            raise UsageError(f"encoder {type(module).__name__}: returns {type(out).__name__}; expected one tensor")
+        self.dim = out.flatten(1).shape[1]
+
+    def forward(self, images: Images) -> Float[Tensor, "b dim"]:
+        return self.module(self.normalise(images)).flatten(1)
+
+
+def external(name: str, data: DataInfo, **arguments: Any) -> Encoder:
+    """Import "package.module:Class", call it with the keywords, and wrap what is no encoder yet."""
+    package, _, attribute = name.partition(":")
+    try:
+        made = getattr(importlib.import_module(package), attribute)(**arguments)
+    except (ImportError, AttributeError, TypeError) as error:
+        raise UsageError(f"encoder {name!r}: {error}; expected 'package.module:Class'") from None
+    if not isinstance(made, nn.Module):
+        raise UsageError(f"encoder {name!r}: made a {type(made).__name__}; expected an nn.Module")
+    return made if isinstance(made, Encoder) else External(made, data)

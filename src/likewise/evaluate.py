@@ -1,0 +1,182 @@
+"""The verb `evaluate`: a model or embeddings, with data, through one or more protocols, into one JSON line."""
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from likewise.draws import Draws
+from likewise.embed import EMBEDDINGS_FILES, embed, load_with_config
+from likewise.encoders import Pixels, normaliser
+from likewise.errors import DataError, UsageError
+from likewise.evaluation import EVALUATIONS, PROBES, alignment, describe
+from likewise.images import DATASETS, ImageSet, open_images
+from likewise.types import DataInfo, Embeddings, Encoder, pick
+from likewise.views import weak
+
+PIXELS_SIDE = 32  # images are compared as they are at this side, unless asked otherwise
+N_ALIGNED = 2_000
+
+
+def evaluate(
+    model: Any,
+    data: Any = None,
+    *,
+    protocols: Sequence[str] | str = ("knn", "health"),
+    test: Any = None,
+    labels: Any = None,
+    size: int | None = None,
+    trained: bool = True,
+    seed: int = 0,
+    device: str = "cpu",
+    max_bad: float | str = 0.01,
+) -> dict[str, Any]:
+    """How good a representation is. Returns {"model", "data", "protocols": {name: figures}, "verdict"}.
+
+    `model` is a run, a saved encoder, "pixels", an Encoder (with `size`), an embeddings folder or Embeddings. `data` is
+    what reference and training images come from (named sets: their train split), `test` the held-out images (named
+    sets: their test split). Without `test`, every fifth image by key is held out. A figure for each protocol, all with
+    hyper-parameters chosen on the training part alone.
+    """
+    names = [protocols] if isinstance(protocols, str) else list(protocols)
+    for name in names:
+        pick({**EVALUATIONS, **PROBES}, name, "protocol")
+    if isinstance(model, Embeddings) or _is_embeddings(model):
+        if data is not None or labels is not None:
+            raise UsageError(
+                f"model {model}: embeddings are evaluated as they are; DATA and --labels belong to a model"
+            )
+        table = model if isinstance(model, Embeddings) else Embeddings.load(Path(model))
+        other = None if test is None else Embeddings.load(Path(test))
+        train_x, test_x = hold_out(table) if other is None else (table, other)
+        encoder, train_images = None, None
+        size = int(table.meta.get("size", 0))
+    else:
+        if data is None:
+            raise UsageError(f"model {model}: DATA is needed to evaluate a model; expected a folder, file or named set")
+        if isinstance(data, str) and test is None:
+            data, test = _official_splits(data)
+        encoder, size, side = _encoder(model, size, trained)
+        train_images = _open(data, labels, side, max_bad)
+        test_images = None if test is None else _open(test, labels, side, max_bad)
+        if encoder is None:
+            encoder = Pixels(DataInfo(len(train_images), train_images.channels, size))
+        channels = normaliser(encoder).channels
+        if test_images is None:
+            table = embed(encoder, _as(train_images, channels), size=size, device=device)
+            train_x, test_x = hold_out(table)
+        else:
+            _same_classes(train_images, test_images)
+            train_x = embed(encoder, _as(train_images, channels), size=size, device=device)
+            test_x = embed(encoder, _as(test_images, channels), size=size, device=device)
+    results: dict[str, dict[str, Any]] = {}
+    for name in names:
+        if name in EVALUATIONS:
+            results[name] = EVALUATIONS[name](
+                train_x, test_x, **({"seed": seed} if name in ("linear", "few-label") else {})
+            )
+            if name == "health" and encoder is not None and train_images is not None:
+                results[name]["alignment"] = _alignment(
+                    encoder, _as(train_images, normaliser(encoder).channels), size, seed, device
+                )
+        elif encoder is None:
+            raise UsageError(f"protocol {name}: needs a model and images; {model} holds embeddings only")
+        else:
+            draws = Draws(seed, 0, 0, torch.from_numpy(train_images.keys))  # type: ignore[union-attr]
+            results[name] = PROBES[name](encoder, train_images, test_images, draws=draws)
+    return {
+        "model": str(model) if isinstance(model, str | os.PathLike) else type(model).__name__,
+        "data": str(data) if data is not None else train_x.meta.get("data"),
+        "train": len(train_x),
+        "test": len(test_x),
+        "size": size,
+        "protocols": results,
+        "verdict": describe(results),
+    }
+
+
+def hold_out(table: Embeddings) -> tuple[Embeddings, Embeddings]:
+    """Train and test rows: the fifth of the images whose shuffled keys come first is held out."""
+    order = Draws(0, 0, 0, torch.from_numpy(np.array(table.keys))).bits("hold out").argsort().numpy()
+    n_test = max(1, len(order) // 5)
+    return table.rows(np.sort(order[n_test:])), table.rows(np.sort(order[:n_test]))
+
+
+def append(folder: Path, result: dict[str, Any]) -> None:
+    """Add a result to the evaluation.jsonl of a run or embeddings folder."""
+    with open(folder / "evaluation.jsonl", "a", encoding="utf-8") as file:
+        file.write(json.dumps(result) + "\n")
+
+
+def resolve_model(model: Any, size: int | None, images: ImageSet, *, trained: bool = True) -> tuple[Encoder, int]:
+    """An encoder and the side it looks at, for a model as people name it: a run, a saved encoder, or "pixels"."""
+    encoder, side, _ = _encoder(model, size, trained)
+    return encoder or Pixels(DataInfo(len(images), images.channels, side)), side
+
+
+def fitting(encoder: Encoder, images: ImageSet) -> ImageSet:
+    """The images with the number of channels that the encoder takes."""
+    return _as(images, normaliser(encoder).channels)
+
+
+def _encoder(model: Any, size: int | None, trained: bool) -> tuple[Encoder | None, int, int]:
+    """The encoder (None for pixels, which need the data), its side, and the side at which to keep the images."""
+    if isinstance(model, Encoder):
+        if size is None:
+            raise UsageError("size: needed with an encoder object, in pixels")
+        return model, size, size * 3 // 2
+    if model == "pixels":
+        return None, size or PIXELS_SIDE, (size or PIXELS_SIDE) * 3 // 2
+    encoder, config = load_with_config(model, trained=trained)
+    side = size or int(config["size"])
+    return encoder, side, side * 3 // 2
+
+
+def _is_embeddings(model: Any) -> bool:
+    return isinstance(model, str | os.PathLike) and all((Path(model) / name).is_file() for name in EMBEDDINGS_FILES[:3])
+
+
+def _official_splits(data: str) -> tuple[str, str | None]:
+    if data in DATASETS and f"{data}:test" != data:
+        return f"{data}:train", f"{data}:test"
+    return data, None
+
+
+def _open(data: Any, labels: Any, side: int, max_bad: float | str) -> ImageSet:
+    return data if isinstance(data, ImageSet) else open_images(data, labels=labels, side=side, max_bad=max_bad)
+
+
+def _as(images: ImageSet, channels: int) -> ImageSet:
+    return images if images.channels == channels else images.with_channels(channels)
+
+
+def _same_classes(train: ImageSet, test: ImageSet) -> None:
+    if train.classes and test.classes and list(train.classes) != list(test.classes):
+        unknown = sorted(set(test.classes) - set(train.classes))
+        if unknown:
+            raise DataError(f"--test: has classes that the training images lack: {', '.join(unknown[:5])}")
+        number = {name: i for i, name in enumerate(train.classes)}
+        labels = np.array([number[test.classes[i]] if i >= 0 else -1 for i in test.labels])
+        test.labels, test.classes = labels, list(train.classes)
+
+
+def _alignment(encoder: Encoder, images: ImageSet, size: int, seed: int, device: str) -> float:
+    """How close a crop lies to another crop of the same image, for up to 2,000 images."""
+    ids = np.argsort(images.keys)[:N_ALIGNED]
+    part = images.subset(ids)
+    (view,) = weak(size)
+    with torch.inference_mode():
+        both = []
+        for name in ("a", "b"):
+            draws = Draws(seed, 0, 0, torch.from_numpy(part.keys)).child(name)
+            rows = [np.arange(i, min(i + 256, len(part))) for i in range(0, len(part), 256)]
+            seen = []
+            for r in rows:
+                mine = Draws(seed, 0, 0, draws.keys[torch.from_numpy(r)]).child(name)
+                seen.append(encoder.eval()(view(part.source(r), mine).to(device)).float().cpu())
+            both.append(torch.cat(seen))
+    return alignment(*both)

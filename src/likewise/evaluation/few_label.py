@@ -1,0 +1,46 @@
+"""Few labels: the linear probe when only a share of the training images is labelled.
+
+Protocol few-label-v1: features standardised by all of train, which takes no labels; as many images of each class as fit the share (at least one), drawn by the images' keys; then the
+linear probe on these alone, its l2 chosen among them too; mean and standard deviation over the draws.
+"""
+
+from typing import Any
+
+import torch
+
+from likewise.draws import Draws
+from likewise.errors import UsageError
+from likewise.evaluation.labelled import labelled
+from likewise.evaluation.linear import probe, standardise
+from likewise.types import Embeddings
+
+VERSION = "few-label-v1"
+
+
+def few_label(
+    train: Embeddings, test: Embeddings, *, share: float = 0.01, n_draws: int = 3, seed: int = 0
+) -> dict[str, Any]:
+    """`accuracy` on test (mean over draws), its `spread` (standard deviation), and the number of `labels` used."""
+    if not 0 < share <= 1:
+        raise UsageError(f"share={share}: must be above 0 and at most 1")
+    if n_draws < 1:
+        raise UsageError(f"n_draws={n_draws}: must be at least 1")
+    data = standardise(labelled(train, test))
+    present = data.y.unique()
+    per_class = max(round(share * len(data.y) / len(present)), 1)
+    accuracies, n_labels = [], 0
+    for draw in range(n_draws):
+        order = Draws(seed, epoch=draw, number=0, keys=data.keys).bits("few-label").argsort(stable=True)
+        ids = torch.cat([order[data.y[order] == label][:per_class] for label in present])
+        few = data._replace(x=data.x[ids], y=data.y[ids], keys=data.keys[ids])
+        accuracies.append(probe(few, seed)["accuracy"])
+        n_labels = len(ids)
+    result = torch.tensor(accuracies, dtype=torch.float64)
+    return {
+        "version": VERSION,
+        "accuracy": float(result.mean()),
+        "spread": float(result.std()) if n_draws > 1 else 0.0,
+        "labels": n_labels,
+        "share": share,
+        "n_draws": n_draws,
+    }

@@ -1,0 +1,75 @@
+"""Linear probe: multinomial logistic regression on frozen features.
+
+Protocol linear-v1: features standardised by train; full-batch L-BFGS on the mean cross-entropy plus l2 / 2 times the
+squared weights (not the biases); l2 is the best of 9 values from 1 to 1e-6 on a tenth of train, which is drawn by the
+images' keys, the larger among equals; then trained again on all of train. No augmentation. A scikit-learn
+LogisticRegression with C = 1 / (n l2) minimises the same.
+"""
+
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from likewise.draws import Draws
+from likewise.evaluation.labelled import Labelled, labelled
+from likewise.types import Embeddings
+
+VERSION = "linear-v1"
+L2 = tuple(10 ** (-0.75 * i) for i in range(9))  # from strong to weak: each solution starts the next
+MAX_ITERATIONS = 100  # per value of l2
+
+
+def linear(train: Embeddings, test: Embeddings, *, seed: int = 0) -> dict[str, Any]:
+    """`accuracy` on test, the `l2` that was chosen and its `validation` accuracy. `seed` draws the validation split."""
+    return {"version": VERSION, **probe(standardise(labelled(train, test)), seed)}
+
+
+def probe(data: Labelled, seed: int) -> dict[str, float]:
+    """The same on standardised arrays."""
+    order = Draws(seed, epoch=0, number=0, keys=data.keys).bits("linear/validation").argsort(stable=True)
+    held_out, rest = order[: max(len(order) // 10, 1)], order[max(len(order) // 10, 1) :]
+    start = weights = torch.zeros(data.x.shape[1] + 1, data.n_classes)
+    best, l2 = -1.0, L2[0]
+    for candidate in L2:
+        weights = fit(data.x[rest], data.y[rest], candidate, weights)
+        validation = accuracy(weights, data.x[held_out], data.y[held_out])
+        if validation > best:
+            best, l2, start = validation, candidate, weights
+    weights = fit(data.x, data.y, l2, start)
+    return {"accuracy": accuracy(weights, data.x_test, data.y_test), "l2": l2, "validation": best}
+
+
+def standardise(data: Labelled) -> Labelled:
+    """Zero mean and unit variance by the train side, for both sides. Channels that are constant in train become zero."""
+    mean, std = data.x.double().mean(0), data.x.double().std(0, correction=0)
+    scale = torch.where(std > 1e-6 * (mean.abs() + std.mean()), 1 / std, 0.0)
+    return data._replace(x=((data.x - mean) * scale).float(), x_test=((data.x_test - mean) * scale).float())
+
+
+def fit(x: Float[Tensor, "n d"], y: Int[Tensor, " n"], l2: float, start: Float[Tensor, "e c"]) -> Float[Tensor, "e c"]:
+    """Weights of the classes, the last row their biases, by L-BFGS from `start`. Deterministic."""
+    weights = start.clone().requires_grad_()
+    optimizer = torch.optim.LBFGS(
+        [weights],
+        max_iter=MAX_ITERATIONS,
+        history_size=20,
+        tolerance_grad=1e-5,
+        tolerance_change=1e-9,
+        line_search_fn="strong_wolfe",
+    )
+
+    def loss() -> Tensor:
+        optimizer.zero_grad()
+        value = cross_entropy(torch.addmm(weights[-1], x, weights[:-1]), y) + l2 / 2 * weights[:-1].square().sum()
+        value.backward()
+        return value
+
+    optimizer.step(loss)
+    return weights.detach()
+
+
+def accuracy(weights: Float[Tensor, "e c"], x: Float[Tensor, "n d"], y: Int[Tensor, " n"]) -> float:
+    return float((torch.addmm(weights[-1], x, weights[:-1]).argmax(1) == y).double().mean())

@@ -1,0 +1,47 @@
+"""The figures in words that need no paper."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+
+def describe(results: Mapping[str, Mapping[str, Any]]) -> str:
+    """A sentence or two on the results of evaluation (protocol to figures), whichever of them are there.
+
+    >>> describe({"knn": {"accuracy": 0.712}, "health": {"rankme": 60.2, "dim": 256, "collapsed": False}})
+    'k-NN finds the right class for 71 % of the held-out images. The features use about 60 of 256 dimensions; \
+nothing has collapsed.'
+    """
+    judges = {"knn": "k-NN", "linear": "a linear probe", "few-label": "a linear probe with few labels"}
+    labels = _number(results, "few-label", "labels")
+    if labels is not None:
+        judges["few-label"] = f"a linear probe with {labels:.0f} labels"
+    clauses: list[str] = []
+    for protocol, judge in judges.items():
+        accuracy = _number(results, protocol, "accuracy")
+        if accuracy is not None:
+            found, of = (" for", "") if clauses else (" finds the right class for", " of the held-out images")
+            clauses.append(f"{judge}{found} {100 * accuracy:.0f} %{of}")
+    sentences = [_sentence(", ".join(clauses))] if clauses else []
+
+    rank, dim = _number(results, "health", "rankme"), _number(results, "health", "dim")
+    collapsed = results.get("health", {}).get("collapsed")
+    parts = []
+    if rank is not None:
+        parts.append(f"the features use about {rank:.0f}{'' if dim is None else f' of {dim:.0f}'} dimensions")
+    if collapsed is not None:
+        parts.append(
+            "they have collapsed: all images look alike to the encoder" if collapsed else "nothing has collapsed"
+        )
+    if parts:
+        sentences.append(_sentence("; ".join(parts)))
+    return " ".join(sentences) or "Nothing was measured."
+
+
+def _number(results: Mapping[str, Mapping[str, Any]], protocol: str, figure: str) -> float | None:
+    value = results.get(protocol, {}).get(figure)
+    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
+
+
+def _sentence(text: str) -> str:
+    return (text if text.startswith("k-NN") else text[0].upper() + text[1:]) + "."

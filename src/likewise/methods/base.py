@@ -1,0 +1,61 @@
+"""The contract of a method: it owns its views, its loss and its training defaults, and nothing else."""
+
+import sys
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+from jaxtyping import Int
+from torch import Tensor, nn
+
+from likewise.draws import Draws
+from likewise.types import Batch, Encoder, Images, Step, TrainConfig
+from likewise.views import View
+
+
+class Method(nn.Module):
+    """One self-supervised method. A subclass sets `encoder` and `views` and writes `step`; the rest has defaults.
+
+    Its constructor takes the encoder, a `DataInfo`, `views`, and its hyper-parameters as keywords with defaults;
+    a keyword `labels` (one per image, -1 where unknown) is filled by `pretrain` when there are labels.
+    Its file begins with one line, "Name (authors, year): the idea in a sentence.", and ends with `RECIPE`.
+    """
+
+    family: ClassVar[str]
+    needs: ClassVar[tuple[str, ...]] = ()  # "a ViT encoder", "labels": for people, in `likewise list methods`
+    default_views: ClassVar[str] = "strong"  # a name in `likewise.views.RECIPES`
+
+    encoder: Encoder
+    views: Sequence[View]
+
+    def step(self, batch: Batch) -> Step:
+        """The weighted terms of the loss on one batch; the loop sums them."""
+        raise NotImplementedError
+
+    def after_step(self, progress: float) -> None:
+        """What follows an update of the weights: teachers, prototypes."""
+
+    def order(self, epoch: int, draws: Draws) -> Int[Tensor, "m k"]:
+        """The epoch's images in rows of ids that must meet in a batch. By default all once, in a keyed shuffle."""
+        return draws.bits("order").argsort().unsqueeze(1)
+
+    def param_groups(self) -> list[dict[str, Any]]:
+        """Parameters for the optimiser; biases, norms and other vectors are not decayed."""
+        parameters = [p for p in self.parameters() if p.requires_grad]
+        return [
+            {"params": [p for p in parameters if p.ndim > 1]},
+            {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+        ]
+
+    def pictures(self, batch: Batch) -> dict[str, Images]:
+        """Images worth looking at, by name: reconstructions, colourings, tiles."""
+        return {}
+
+
+def recipe(method: type[Method]) -> TrainConfig:
+    """The training defaults at the end of the method's file."""
+    return sys.modules[method.__module__].RECIPE
+
+
+def title(method: type[Method]) -> str:
+    """The first line of the method's file: "Name (authors, year): the idea in a sentence."."""
+    return (sys.modules[method.__module__].__doc__ or "").strip().splitlines()[0]

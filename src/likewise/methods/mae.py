@@ -1,0 +1,98 @@
+"""MAE (He et al., 2021): hide three quarters of the patches, encode the rest, rebuild the hidden pixels.
+
+arXiv 2111.06377. The target is each patch's pixels, brought to mean 0 and deviation 1; the loss is on hidden patches
+only. Positions are computed, not learned (see `likewise.encoders.vit`).
+"""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from likewise.encoders.vit import Block, ViT, initialise, positions
+from likewise.errors import UsageError
+from likewise.methods.base import Method
+from likewise.types import Batch, DataInfo, Images, Step, TrainConfig
+from likewise.views import View
+
+
+class MAE(Method):
+    """One view "b c h w" -> patches; a share `mask_ratio` is hidden; decoder -> mean squared error on those."""
+
+    family = "masked image modelling"
+    needs = ("a ViT encoder",)
+    default_views = "weak"
+    encoder: ViT
+
+    def __init__(
+        self,
+        encoder: ViT,
+        data: DataInfo,
+        *,
+        views: Sequence[View],
+        mask_ratio: float = 0.75,
+        decoder_width: int = 64,
+        decoder_depth: int = 2,
+    ) -> None:
+        super().__init__()
+        if not isinstance(encoder, ViT):
+            raise UsageError(f"encoder: MAE needs a ViT (vit-nano, vit-tiny, ...); got {type(encoder).__name__}")
+        if not 0 < mask_ratio < 1:
+            raise UsageError(f"mask_ratio={mask_ratio}: expected a number between 0 and 1")
+        self.encoder, self.views, self.mask_ratio = encoder, views, mask_ratio
+        self.enter = nn.Linear(encoder.dim, decoder_width)
+        self.mask_token = nn.Parameter(torch.zeros(decoder_width))
+        self.decoder = nn.Sequential(*(Block(decoder_width, max(1, decoder_width // 32)) for _ in range(decoder_depth)))
+        self.leave = nn.Sequential(
+            nn.LayerNorm(decoder_width), nn.Linear(decoder_width, data.channels * encoder.patch**2)
+        )
+        for part in (self.enter, self.decoder, self.leave):
+            initialise(part)
+        nn.init.normal_(self.mask_token, std=0.02)
+
+    def rebuild(self, images: Images, noise: Float[Tensor, "b t"]) -> tuple[Float[Tensor, "b t p"], Int[Tensor, "b m"]]:
+        """All patches as the decoder draws them, and which were hidden. `noise` decides what is kept."""
+        t = noise.shape[1]
+        shuffled = noise.argsort(1)
+        n_kept = max(1, round(t * (1 - self.mask_ratio)))
+        kept, hidden = shuffled[:, :n_kept], shuffled[:, n_kept:]
+        seen = self.enter(self.encoder.tokens(images, keep=kept))
+        # The class token leads; mask tokens follow the seen patches; then everybody goes to its place.
+        tokens = torch.cat([seen[:, 1:], self.mask_token.to(seen.dtype).expand(len(seen), t - n_kept, -1)], 1)
+        tokens = tokens.gather(1, shuffled.argsort(1).unsqueeze(2).expand_as(tokens))
+        side = images.shape[2] // self.encoder.patch, images.shape[3] // self.encoder.patch
+        tokens = tokens + positions(*side, tokens.shape[2], device=tokens.device)
+        drawn = self.leave(self.decoder(torch.cat([seen[:, :1], tokens], 1)))[:, 1:]
+        return drawn.float(), hidden
+
+    def step(self, batch: Batch) -> Step:
+        (images,) = batch.views
+        patches = self.encoder.patches(images)
+        noise = batch.draws.image("mask", patches.shape[1])
+        drawn, hidden = self.rebuild(images, noise)
+        target = (patches - patches.mean(2, keepdim=True)) / (patches.var(2, keepdim=True) + 1e-6).sqrt()
+        error = (drawn - target).square().mean(2).gather(1, hidden).mean(1)
+        return Step({"reconstruction": error.mean()}, score=error.detach())
+
+    @torch.no_grad()
+    def pictures(self, batch: Batch) -> dict[str, Images]:
+        (images,) = batch.views
+        patches = self.encoder.patches(images)
+        drawn, hidden = self.rebuild(images, batch.draws.image("mask", patches.shape[1]))
+        drawn = drawn * (patches.var(2, keepdim=True) + 1e-6).sqrt() + patches.mean(2, keepdim=True)
+        index = hidden.unsqueeze(2).expand(-1, -1, patches.shape[2])
+        masked = patches.scatter(1, index, 0.5)
+        rebuilt = patches.scatter(1, index, drawn.gather(1, index))
+        p, (b, c, h, w) = self.encoder.patch, images.shape
+
+        def whole(x: Float[Tensor, "b t p"]) -> Images:
+            x = x.reshape(b, h // p, w // p, c, p, p).permute(0, 3, 1, 4, 2, 5)
+            return x.reshape(b, c, h, w).clamp(0, 1)
+
+        return {"image": images, "masked": whole(masked), "rebuilt": whole(rebuilt)}
+
+
+RECIPE = TrainConfig(
+    epochs=200, batch_size=256, optimizer="adamw", lr=1.5e-3, weight_decay=0.05, betas=(0.9, 0.95), warmup=0.1
+)

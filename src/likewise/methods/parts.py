@@ -1,0 +1,69 @@
+"""What several methods are built from: heads, teachers, and the two forms of loss that the field shares."""
+
+import copy
+import math
+from itertools import pairwise
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from likewise.types import Encoder, Images, Scalar
+
+
+def mlp(*widths: int, last_norm: bool = False) -> nn.Sequential:
+    """Linear layers with batch normalisation and ReLU between them: `mlp(512, 2048, 128)` has two layers.
+
+    With `last_norm` the output is batch-normalised too, without a learned scale.
+    """
+    layers: list[nn.Module] = []
+    for i, (before, after) in enumerate(pairwise(widths)):
+        last = i == len(widths) - 2
+        layers.append(nn.Linear(before, after, bias=last and not last_norm))
+        if not last:
+            layers += [nn.BatchNorm1d(after), nn.ReLU(inplace=True)]
+    if last_norm:
+        layers.append(nn.BatchNorm1d(widths[-1], affine=False))
+    return nn.Sequential(*layers)
+
+
+def cosine_distance(a: Float[Tensor, "n d"], b: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
+    """2 - 2 cos(a, b): the squared distance of the directions."""
+    return 2 - 2 * F.cosine_similarity(a.float(), b.float(), dim=1)
+
+
+def unit(x: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
+    """Rows of length one, in full precision."""
+    return F.normalize(x.float(), dim=1)
+
+
+def spread(z: Float[Tensor, "n d"]) -> Scalar:
+    """The deviation of unit rows per dimension, times the root of d: about 1 when healthy, 0 when collapsed."""
+    return unit(z.detach()).std(0).mean() * math.sqrt(z.shape[1])
+
+
+class Teacher(nn.Module):
+    """A slow copy of an encoder and its head: it follows by exponential averages and is never trained."""
+
+    def __init__(self, encoder: Encoder, head: nn.Module) -> None:
+        super().__init__()
+        self.encoder, self.head = copy.deepcopy(encoder), copy.deepcopy(head)
+        self.requires_grad_(False)
+
+    @torch.no_grad()
+    def forward(self, images: Images) -> Float[Tensor, "b d"]:
+        return self.head(self.encoder(images))
+
+    @torch.no_grad()
+    def follow(self, encoder: Encoder, head: nn.Module, momentum: float) -> None:
+        """teacher <- momentum * teacher + (1 - momentum) * student, for parameters."""
+        for mine, theirs in ((self.encoder, encoder), (self.head, head)):
+            pairs = zip(mine.parameters(), theirs.parameters(), strict=True)
+            for slow, fast in pairs:
+                slow.lerp_(fast, 1 - momentum)
+
+
+def cosine_ramp(start: float, end: float, progress: float) -> float:
+    """From start to end along half a cosine, as training progresses from 0 to 1."""
+    return end + (start - end) * (1 + math.cos(math.pi * progress)) / 2

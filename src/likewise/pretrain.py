@@ -1,0 +1,295 @@
+"""The verb `pretrain`: a plan becomes a method on an encoder, and `fit` trains it into a run folder."""
+
+import inspect
+import json
+import platform
+import resource
+import sys
+import time
+import tomllib
+from collections.abc import Callable
+from dataclasses import fields, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tomli_w
+import torch
+
+from likewise.draws import word
+from likewise.embed import features, images_hash, load_with_config, save_encoder, weights_hash
+from likewise.encoders import External, build, normaliser
+from likewise.errors import DataError, TrainingError, UsageError
+from likewise.evaluation.health import health
+from likewise.evaluation.verdict import describe
+from likewise.files import new_folder, read_json, write_json, write_text
+from likewise.images import ImageSet, open_images
+from likewise.methods import METHODS, Method
+from likewise.progress import say
+from likewise.settings import Plan, make_plan, plain, read_recipe
+from likewise.training.fit import fit, make_batch, settle, trial_rate
+from likewise.training.monitor import save_pictures
+from likewise.types import Embeddings, Encoder, Selection, TrainConfig
+from likewise.views import RECIPES
+
+RUN_FILES = (
+    "recipe.toml",
+    "resolved.toml",
+    "environment.json",
+    "metrics.jsonl",
+    "model.safetensors",
+    "config.json",
+    "README.md",
+    "pictures",
+    "scores.npy",
+    "state",
+    "scan.json",
+    "report.html",
+    "status.json",
+    "evaluation.jsonl",
+)
+HARDWARE = ("threads", "save_every")  # settings that may change when a run is resumed: they change no bit
+N_HEALTH = 5_000
+DEFAULT_SIDE = 96  # pixels at most, unless asked
+
+
+def pretrain(
+    data: Any,
+    *,
+    out: Path | str,
+    labels: Any = None,
+    subset: Path | str | None = None,
+    recipe_file: Path | str | None = None,
+    init_from: Path | str | None = None,
+    max_bad: float | str = 0.01,
+    resume: bool = False,
+    overwrite: bool = False,
+    dry_run: bool = False,
+    **settings: Any,
+) -> dict[str, Any]:
+    """Learn an encoder from images without labels, into the folder `out`. Returns what `--json` prints.
+
+    `data` is an ImageSet or anything `open_images` takes. Settings override those of `recipe_file`; together they are
+    the keywords of TrainConfig, of the method, of the encoder and of the recipe of views, and `method`, `encoder`
+    (a name, "package.module:Class" or a module), `views` (a name) and `size` (pixels).
+    """
+    given = {key: value for key, value in settings.items() if value is not None}
+    settings = {**(read_recipe(recipe_file) if recipe_file else {}), **given}
+    out = Path(out)
+    if resume and (out / "resolved.toml").is_file():
+        return _resume(data, out, settings, labels=labels, subset=subset, max_bad=max_bad)
+    images = _open(data, labels, subset, max_bad, settings)
+    plan = make_plan(settings, _default_size(images))
+    method = make_method(plan, images, init_from)
+    settled = replace(plan, config=settle(plan.config, method, images))
+    if dry_run:
+        return _estimate(settled, method, images)
+    new_folder(out, RUN_FILES, overwrite=overwrite or resume)
+    write_text(out / "recipe.toml", tomli_w.dumps(plain(settings)))
+    resolved = {**settled.flat(), "data": images.name, "n_images": len(images), "images_hash": images_hash(images.keys)}
+    if init_from is not None:
+        resolved["init_from"] = str(init_from)
+    write_text(out / "resolved.toml", tomli_w.dumps(plain(resolved)))
+    write_json(out / "environment.json", environment())
+    write_json(out / "scan.json", scan_summary(images))
+    _save_views(out, method, images, settled.config)
+    return _train(out, settled, method, images, resume=False)
+
+
+def _resume(
+    data: Any, out: Path, settings: dict[str, Any], *, labels: Any, subset: Path | str | None, max_bad: float | str
+) -> dict[str, Any]:
+    saved = tomllib.loads((out / "resolved.toml").read_text())
+    asked = {**tomllib.loads((out / "recipe.toml").read_text()), **settings}
+    images = _open(data, labels, subset, max_bad, asked)
+    if images_hash(images.keys) != saved["images_hash"]:
+        raise DataError(
+            f"--resume {out}: the images differ from those of the run ({saved['n_images']} then, {len(images)} now)"
+        )
+    plan = make_plan(asked, saved["size"])
+    hardware = {key: getattr(plan.config, key) for key in HARDWARE}
+    settled = {f.name: saved[f.name] for f in fields(TrainConfig) if f.name in saved and f.name not in HARDWARE}
+    settled["betas"] = tuple(settled["betas"])
+    config = TrainConfig(**{**settled, **hardware})
+    if plan.config.minutes is None and plan.config.epochs is None and plan.config.steps not in (None, config.steps):
+        raise UsageError(
+            f"steps={plan.config.steps}: the run {out} was begun with {config.steps}; resume it with these"
+        )
+    for key, value in plan.flat().items():
+        settled_later = key in (*HARDWARE, "device", "precision", "steps", "epochs", "minutes")
+        if not settled_later and saved.get(key) != value:
+            raise UsageError(f"{key}={value!r}: the run {out} was begun with {saved.get(key)!r}; resume it with that")
+    plan = replace(plan, config=config)
+    method = make_method(plan, images, saved.get("init_from"))
+    return _train(out, plan, method, images, resume=True)
+
+
+def _train(out: Path, plan: Plan, method: Method, images: ImageSet, *, resume: bool) -> dict[str, Any]:
+    say(f"{plan.method} on {len(images):,} images, {plan.config.steps} steps of {plan.config.batch_size}")
+    before = _peak_memory_mb()
+    try:
+        fit(method, images, plan.config, out, resume=resume)
+    except TrainingError as error:
+        write_json(out / "status.json", {"state": "diverged", "verdict": str(error)})
+        raise
+    encoder = method.encoder
+    config = {
+        "likewise": version("likewise"),
+        "encoder": plan.encoder_name,
+        "arguments": plan.encoder_options,
+        "channels": images.channels,
+        "size": plan.size,
+        "n_images": len(images),
+        "seed": plan.config.seed,
+        "method": plan.method,
+        "data": images.name,
+    }
+    judged = judge(encoder, images, plan.size, plan.config.device)
+    verdict = describe({"health": judged})
+    save_encoder(out, encoder, config, _readme(plan, images, verdict))
+    status = read_json(out / "status.json")
+    status |= {"state": "collapsed" if judged["collapsed"] else "finished", "health": judged, "verdict": verdict}
+    status["weights"] = weights_hash(encoder)
+    write_json(out / "status.json", status)
+    result = summary(out, peak_memory_mb=max(0.0, _peak_memory_mb() - before))
+    if judged["collapsed"]:
+        raise TrainingError(f"the representation collapsed: {verdict} The run is kept in {out}")
+    return result
+
+
+def summary(run: Path, peak_memory_mb: float | None = None) -> dict[str, Any]:
+    """The answer of `pretrain`, read from the folder of a finished run."""
+    saved = tomllib.loads((run / "resolved.toml").read_text())
+    status = read_json(run / "status.json")
+    last = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
+    return {
+        "run": str(run),
+        "method": saved["method"],
+        "encoder": saved["encoder"],
+        "images": saved["n_images"],
+        "steps": saved["steps"],
+        "epochs": last["epoch"],
+        "resumed_at": status["resumed_at"],
+        "seconds": status["seconds"],
+        "images_per_second": status["images_per_second"],
+        "data_share": status["data_share"],
+        "peak_memory_mb": peak_memory_mb,
+        "final": last["terms"],
+        "health": status["health"],
+        "verdict": status["verdict"],
+        "weights": status["weights"],
+    }
+
+
+def judge(encoder: Encoder, images: ImageSet, size: int, device: str) -> dict[str, Any]:
+    """The label-free health of an encoder on up to 5,000 images, those with the smallest keys."""
+    ids = np.argsort(images.keys)[:N_HEALTH]
+    part = images.subset(ids)
+    table = Embeddings(features(encoder, part, size, device=device), part.keys, part.paths)
+    return health(table, table)
+
+
+def make_method(plan: Plan, images: ImageSet, init_from: Path | str | None = None) -> Method:
+    """The method of a plan on a new encoder (or on that of another run), seeded by the plan."""
+    data = images.info(plan.size)
+    if isinstance(plan.encoder, str):
+        torch.manual_seed(plan.config.seed)  # as `load(trained=False)` does
+        encoder = build(plan.encoder, data, **plan.encoder_options)
+    else:
+        encoder = plan.encoder if isinstance(plan.encoder, Encoder) else External(plan.encoder, data)
+    normaliser(encoder).set(*images.mean_std())
+    if init_from is not None:
+        start, config = load_with_config(init_from)
+        try:
+            encoder.load_state_dict(start.state_dict())
+        except RuntimeError:
+            raise UsageError(
+                f"--init-from {init_from}: holds a {config['encoder']} that does not fit {plan.encoder}"
+            ) from None
+    torch.manual_seed(word(plan.config.seed, "method"))
+    made: Callable[..., Method] = METHODS[plan.method]
+    options = dict(plan.method_options)
+    if "labels" in inspect.signature(made).parameters and images.labels is not None:
+        options["labels"] = torch.from_numpy(images.labels)
+    return made(encoder, data, views=RECIPES[plan.views](plan.size, **plan.view_options), **options)
+
+
+def environment() -> dict[str, Any]:
+    """What the bits may depend on, and when it was."""
+    packages = ("likewise", "torch", "numpy", "pillow", "scikit-learn", "safetensors")
+    return {
+        "date": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "command": ["likewise", *sys.argv[1:]],
+        "python": platform.python_version(),
+        "packages": {name: version(name) for name in packages},
+        "machine": platform.machine(),
+        "system": platform.system(),
+        "processor_threads": torch.get_num_threads(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+    }
+
+
+def scan_summary(images: ImageSet) -> dict[str, Any]:
+    """What reading the images found: for scan.json and the report."""
+    bad = [{"path": path, "reason": reason} for path, reason in images.bad]
+    return {"images": len(images), "bad": bad, "duplicates": images.duplicates(), "cut": images.n_cut}
+
+
+def _open(
+    data: Any, labels: Any, subset: Path | str | None, max_bad: float | str, settings: dict[str, Any]
+) -> ImageSet:
+    side = settings.get("size")
+    images = data
+    if not isinstance(images, ImageSet):
+        threads = int(settings.get("threads") or TrainConfig.threads)
+        images = open_images(data, labels=labels, side=side and int(side) * 3 // 2, max_bad=max_bad, threads=threads)
+    if subset is not None:
+        chosen = Selection.load(Path(subset)).indices
+        if len(chosen) and int(chosen.max()) >= len(images):
+            raise DataError(f"--subset {subset}: names image {int(chosen.max())}, but the set has {len(images)}")
+        images = images.subset(chosen)
+    return images
+
+
+def _default_size(images: ImageSet) -> int:
+    """The images' median short side, at most 96, to a multiple of 4."""
+    return max(8, min(DEFAULT_SIDE, images.native_side) // 4 * 4)
+
+
+def _estimate(plan: Plan, method: Method, images: ImageSet) -> dict[str, Any]:
+    """What `--dry-run` says: the plan, and how long it would take by a few throw-away steps."""
+    rate = trial_rate(method, images, plan.config)
+    return {
+        "method": plan.method,
+        "encoder": plan.encoder_name,
+        "images": len(images),
+        "steps": plan.config.steps,
+        "parameters": sum(p.numel() for p in method.encoder.parameters()),
+        "images_per_second": rate * plan.config.batch_size,
+        "seconds": (plan.config.steps or 0) / rate,
+        "resolved": plan.flat(),
+    }
+
+
+def _save_views(out: Path, method: Method, images: ImageSet, config: TrainConfig) -> None:
+    """One picture of what the method will see: a row for each view of eight images."""
+    ids = np.argsort(images.keys)[:8].copy()
+    rows = torch.from_numpy(ids).unsqueeze(1)
+    batch = make_batch(method, images, rows, images.source(ids), 0.0, replace(config, device="cpu"), 0, 0)
+    save_pictures(out / "pictures", {f"view {i}": view for i, view in enumerate(batch.views)}, name="views")
+
+
+def _readme(plan: Plan, images: ImageSet, verdict: str) -> str:
+    return (
+        f"# {plan.encoder} trained with {plan.method}\n\n"
+        f"On {len(images):,} images ({images.name}) at {plan.size} pixels, {plan.config.steps} steps of "
+        f"{plan.config.batch_size}. {verdict}\n\n"
+        f'    import likewise\n    encoder = likewise.load("this folder")  # images in [0, 1] -> features\n'
+    )
+
+
+def _peak_memory_mb() -> float:
+    """The largest resident size so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform != "darwin" else 1024**2)

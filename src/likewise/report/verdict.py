@@ -1,0 +1,263 @@
+"""The judgement at the top: a sentence in plain words, the bars it rests on, and the key figures."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from likewise.report.folders import Run, Vectors
+
+# What is called learning: so much more accuracy than the best baseline, or a third of its errors gone; and what
+# is called a difference at all.
+CLEAR, SLIGHT = 0.10, 0.01
+
+
+@dataclass(frozen=True)
+class Score:
+    """One accuracy of one model: the last evaluation of it by this protocol on this data."""
+
+    model: str
+    kind: str  # pixels | untrained | learned
+    data: str
+    protocol: str
+    accuracy: float
+
+
+def scores(sources: Sequence[Run | Vectors]) -> list[Score]:
+    """Every accuracy found, baselines first; a later evaluation of the same thing replaces an earlier one."""
+    found: dict[tuple[str, str, str], Score] = {}
+    for source in sources:
+        for line in source.evaluations:
+            model = str(line.get("model") or source.name)
+            kind = "pixels" if model == "pixels" else "untrained" if model.startswith("untrained") else "learned"
+            shown = {"pixels": "Raw pixels", "untrained": "Untrained encoder"}.get(kind, "")
+            data = str(line.get("data") or "")
+            for protocol, figures in _protocols(line).items():
+                accuracy = figures.get("accuracy")
+                if isinstance(accuracy, (int, float)):
+                    name = shown or f"Learned ({last_part(model)})"
+                    found[model, data, protocol] = Score(name, kind, data, protocol, float(accuracy))
+    order = ("pixels", "untrained", "learned")
+    return sorted(found.values(), key=lambda score: (score.data, score.protocol != "knn", order.index(score.kind)))
+
+
+def headline(runs: Sequence[Run], vectors: Sequence[Vectors]) -> str:
+    """One or two sentences that a non-expert can act on, from the most telling figures there are."""
+    for run in runs:
+        if run.status.get("state") in ("diverged", "collapsed"):
+            return _failed(run)
+    found = [score for score in scores([*runs, *vectors]) if score.protocol == "knn"]
+    learned = [score for score in found if score.kind == "learned"]
+    if learned:
+        best = max(learned, key=lambda score: score.accuracy)
+        return _compared(best, [one for one in found if one.kind != "learned" and one.data == best.data])
+    for run in runs:
+        while_training = [row["knn"] for row in run.metrics if isinstance(row.get("knn"), (int, float))]
+        if while_training:
+            return (
+                f"While training, a vote among nearest neighbours named the right class for "
+                f"{while_training[-1]:.0%} of the images. Without the same figure for raw pixels and for an "
+                "untrained encoder, nobody can tell how much of this was learned."
+            )
+    sources: list[Run | Vectors] = [*runs, *vectors]
+    for source in sources:
+        sentence = _health(source)
+        if sentence:
+            return sentence
+    return "These folders hold no evaluation yet, so this page shows what there is, and judges nothing."
+
+
+def said(runs: Sequence[Run], vectors: Sequence[Vectors]) -> list[tuple[str, str]]:
+    """The verdicts that training and evaluation wrote themselves: (which folder, the sentence)."""
+    lines = [(run.name, str(run.status["verdict"])) for run in runs if run.status.get("verdict")]
+    sources: list[Run | Vectors] = [*runs, *vectors]
+    for source in sources:
+        verdicts = [line for line in source.evaluations if line.get("verdict")]
+        lines += [(last_part(str(line.get("model") or source.name)), str(line["verdict"])) for line in verdicts[-1:]]
+    sentences: dict[str, list[str]] = {}
+    for name, sentence in dict.fromkeys(lines):
+        sentences.setdefault(name, []).append(sentence)
+    return [(name, " ".join(one)) for name, one in sentences.items()]
+
+
+def bars(found: Sequence[Score]) -> list[dict[str, Any]]:
+    """Accuracies of several models by one protocol on one data set, to be drawn side by side."""
+    titles = {"knn": "Nearest neighbours vote", "linear": "Linear classifier on the features"}
+    groups: dict[tuple[str, str], list[Score]] = {}
+    for score in found:
+        groups.setdefault((score.protocol, score.data), []).append(score)
+    return [
+        {
+            "title": titles.get(protocol, protocol),
+            "data": last_part(data),
+            "rows": [{"name": one.model, "kind": one.kind, "value": one.accuracy} for one in group],
+        }
+        for (protocol, data), group in groups.items()
+    ]
+
+
+def key_figures(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:
+    """Rows of (label, one text per run); a row that no run can fill is left out."""
+    rows = [
+        ("State", [str(run.status.get("state") or "") for run in runs]),
+        ("Method", [_setting(run, "method") for run in runs]),
+        ("Encoder", [_setting(run, "encoder") for run in runs]),
+        ("Images", [count(_first(run, "images", run.scan.get("images"))) for run in runs]),
+        ("Steps", [count(_first(run, "steps", _last(run, "step"))) for run in runs]),
+        ("Epochs", [number(_first(run, "epochs", _last(run, "epoch"))) for run in runs]),
+        ("Training time", [duration(run.status.get("seconds")) for run in runs]),
+        (
+            "Images per second",
+            [count(_first(run, "images_per_second", _last(run, "images_per_second"))) for run in runs],
+        ),
+        ("Loss at the end", [number(_last(run, "loss")) for run in runs]),
+        ("Feature rank at the end", [number(_rank(run)) for run in runs]),
+        ("k-NN while training, at the end", [percent(_last(run, "knn")) for run in runs]),
+    ]
+    return [(label, texts) for label, texts in rows if any(texts)]
+
+
+def all_figures(sources: Sequence[Run | Vectors]) -> list[dict[str, str]]:
+    """Every figure of every evaluation, for those who want them all."""
+    return [
+        {
+            "model": str(line.get("model") or source.name),
+            "data": str(line.get("data") or ""),
+            "protocol": protocol,
+            "figures": ", ".join(f"{key} {_plain(value)}" for key, value in figures.items()),
+        }
+        for source in sources
+        for line in source.evaluations
+        for protocol, figures in _protocols(line).items()
+    ]
+
+
+def last_part(name: str) -> str:
+    """The last part of a path; anything else as it is."""
+    return name.replace("\\", "/").rstrip("/").rsplit("/", 1)[-1] or name
+
+
+def count(value: Any) -> str:
+    """A number of things, with thousands set apart.
+
+    >>> count(60000)
+    '60,000'
+    """
+    return f"{value:,.0f}" if _is_number(value) else ""
+
+
+def number(value: Any) -> str:
+    """Three digits that say something.
+
+    >>> number(0.123456), number(1234.5), number(8)
+    ('0.123', '1,234', '8')
+    """
+    if not _is_number(value):
+        return ""
+    if float(value).is_integer() or abs(value) >= 1000:
+        return f"{value:,.0f}"
+    return f"{value:#.3g}".rstrip(".")
+
+
+def percent(value: Any) -> str:
+    return f"{value:.1%}" if _is_number(value) else ""
+
+
+def duration(value: Any) -> str:
+    """Seconds, said as people say them.
+
+    >>> duration(40.2), duration(156), duration(7260)
+    ('40 s', '2 min 36 s', '2 h 1 min')
+    """
+    if not _is_number(value):
+        return ""
+    minutes, seconds = divmod(round(value), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
+
+
+def _compared(best: Score, baselines: Sequence[Score]) -> str:
+    out_of = "hundred images"
+    hits = f"{100 * best.accuracy:.0f} in a {out_of}"
+    if not baselines:
+        return (
+            f"A vote among nearest neighbours names the right class for {hits}. Without the same figure for raw "
+            "pixels and for an untrained encoder, nobody can tell how much of this was learned."
+        )
+    others = " and ".join(f"{100 * one.accuracy:.0f} with {_inline(one)}" for one in baselines)
+    rival = max(baselines, key=lambda score: score.accuracy)
+    gain = best.accuracy - rival.accuracy
+    if gain >= CLEAR or gain >= max(SLIGHT, (1 - rival.accuracy) / 3):
+        opening = "The encoder learned something useful."
+    elif gain >= SLIGHT:
+        opening = "The encoder learned a little."
+    elif gain > -SLIGHT:
+        opening = f"The encoder is no better than {_inline(rival)}."
+    else:
+        opening = f"The encoder is worse than {_inline(rival)}."
+    return f"{opening} A vote among nearest neighbours names the right class for {hits}, against {others}."
+
+
+def _inline(score: Score) -> str:
+    return "raw pixels" if score.kind == "pixels" else "an untrained encoder"
+
+
+def _failed(run: Run) -> str:
+    what = {
+        "diverged": "Training diverged: its loss stopped being a finite number, and the encoder is of no use.",
+        "collapsed": "Training collapsed: the encoder gives nearly the same features to every image.",
+    }
+    return f"{what[run.status['state']]} This happened in {run.name}."
+
+
+def _health(source: Run | Vectors) -> str:
+    figures: dict[str, Any] = {}
+    if isinstance(source, Run):
+        figures = dict(source.status.get("health") or {})
+    for line in source.evaluations:
+        figures |= _protocols(line).get("health", {})
+    if figures.get("collapsed"):
+        return "The features have collapsed: nearly the same ones are given to every image."
+    if _is_number(figures.get("rankme")):
+        return (
+            f"The features have not collapsed: they spread over about {figures['rankme']:.0f} directions. How well "
+            "they tell images apart takes labels to say; without any, judge by the neighbours below."
+        )
+    return ""
+
+
+def _protocols(line: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    protocols = line.get("protocols")
+    if not isinstance(protocols, dict):
+        return {}
+    return {name: figures for name, figures in protocols.items() if isinstance(figures, dict)}
+
+
+def _setting(run: Run, key: str) -> str:
+    value = run.status.get(key) or run.config.get(key)
+    if isinstance(value, dict):
+        value = value.get("name")
+    return str(value or "")
+
+
+def _first(run: Run, key: str, otherwise: Any) -> Any:
+    value = run.status.get(key)
+    return otherwise if value is None else value
+
+
+def _last(run: Run, key: str) -> Any:
+    return next((row[key] for row in reversed(run.metrics) if row.get(key) is not None), None)
+
+
+def _rank(run: Run) -> Any:
+    measured = _last(run, "rank")
+    return measured if measured is not None else (run.status.get("health") or {}).get("rankme")
+
+
+def _plain(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)

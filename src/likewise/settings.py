@@ -1,0 +1,129 @@
+"""Settings become a plan. A recipe is a call: its keys are keywords.
+
+Settings are flat: the keywords of `TrainConfig`, of the method, of the encoder and of the recipe of views share one
+name space (a contract test keeps them apart), so that flag, recipe key and keyword have the same name everywhere.
+"""
+
+import inspect
+import json
+import tomllib
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from types import UnionType
+from typing import Any, Union, get_args, get_origin
+
+from likewise.encoders import ENCODERS
+from likewise.errors import UsageError
+from likewise.methods import METHODS, recipe
+from likewise.types import Encoder, TrainConfig, did_you_mean, pick
+from likewise.views import RECIPES
+
+BUDGET = ("epochs", "steps", "minutes")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run will do: names, and the keywords of each part."""
+
+    method: str
+    encoder: str | Encoder
+    views: str
+    size: int
+    method_options: dict[str, Any]
+    encoder_options: dict[str, Any]
+    view_options: dict[str, Any]
+    config: TrainConfig
+
+    def flat(self) -> dict[str, Any]:
+        """All of it, defaults included, as a recipe: what resolved.toml holds."""
+        names = {"method": self.method, "encoder": self.encoder_name, "views": self.views, "size": self.size}
+        options = {**self.method_options, **self.encoder_options, **self.view_options, **asdict(self.config)}
+        return plain({**names, **options})
+
+    @property
+    def encoder_name(self) -> str:
+        return self.encoder if isinstance(self.encoder, str) else type(self.encoder).__name__
+
+
+def make_plan(settings: Mapping[str, Any], default_size: int) -> Plan:
+    """Settle what was asked. Raises UsageError for an unknown key (naming the nearest) or a value of another type."""
+    asked = {key: value for key, value in settings.items() if value is not None}
+    method = asked.pop("method", "simclr")
+    made = pick(METHODS, method, "method")
+    encoder = asked.pop("encoder", None) or ("vit-nano" if "a ViT encoder" in made.needs else "convnet")
+    views = asked.pop("views", made.default_views)
+    size = int(asked.pop("size", default_size))
+    if size < 4:
+        raise UsageError(f"size={size}: expected at least 4 pixels")
+    config = recipe(made)
+    if any(key in asked for key in BUDGET):
+        config = replace(config, epochs=None, steps=None, minutes=None)
+    named = isinstance(encoder, str) and ":" not in encoder
+    parts: list[dict[str, tuple[Any, Any]]] = [
+        {f.name: (getattr(config, f.name), f.type) for f in fields(TrainConfig)},
+        keywords(made),
+        keywords(pick(ENCODERS, encoder, "encoder")) if named else {},
+        keywords(pick(RECIPES, views, "views")),
+    ]
+    known = {name: part for part in parts for name in part}
+    for key in asked:
+        if key not in known and not (isinstance(encoder, str) and ":" in encoder):
+            names = sorted({"method", "encoder", "views", "size", *known})
+            raise UsageError(
+                f"setting {key!r} is unknown{did_you_mean(key, names)}; {method} on {encoder} with {views} views takes "
+                f"{', '.join(names)}"
+            )
+    training, for_method, for_encoder, for_views = (
+        {name: typed(name, asked[name], kind) if name in asked else default for name, (default, kind) in part.items()}
+        for part in parts
+    )
+    for_encoder |= {key: value for key, value in asked.items() if key not in known}  # of "package.module:Class"
+    return Plan(method, encoder, views, size, for_method, for_encoder, for_views, TrainConfig(**training))
+
+
+def keywords(function: Callable[..., Any]) -> dict[str, tuple[Any, Any]]:
+    """The hyper-parameters of a method, encoder or recipe, its keyword-only arguments: name -> (default, type)."""
+    parameters = inspect.signature(function).parameters.values()
+    own = [p for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in ("views", "labels")]
+    return {p.name: (p.default, p.annotation) for p in own}
+
+
+def read_recipe(path: Path | str) -> dict[str, Any]:
+    """The settings of a recipe file, or one clear line about what is wrong with it."""
+    try:
+        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except (FileNotFoundError, IsADirectoryError):
+        raise UsageError(f"--recipe {path}: no such file") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"--recipe {path}: is not valid TOML ({error})") from None
+
+
+def typed(key: str, value: Any, kind: Any) -> Any:
+    """`value` as the annotated type; words from the command line are read as TOML values.
+
+    >>> typed("lr", "1e-3", float), typed("steps", "100", int | None), typed("widths", "[8, 16]", tuple[int, ...])
+    (0.001, 100, (8, 16))
+    """
+    kinds = get_args(kind) if get_origin(kind) in (UnionType, Union) else (kind,)
+    bases = tuple(get_origin(k) or k for k in kinds)
+    if isinstance(value, str) and str not in bases:
+        with suppress(tomllib.TOMLDecodeError):
+            value = tomllib.loads(f"value = {value}")["value"]
+    if isinstance(value, list) and tuple in bases:
+        value = tuple(value)
+    if isinstance(value, int) and not isinstance(value, bool) and float in bases and int not in bases:
+        value = float(value)
+    if not isinstance(value, bases) or (isinstance(value, bool) and bool not in bases):
+        names = {int: "a whole number", float: "a number", str: "a word", bool: "true or false", tuple: "a list"}
+        expected = " or ".join(names[b] for b in bases if b in names)
+        raise UsageError(f"{key}={json.dumps(value, default=str)}: expected {expected}")
+    return value
+
+
+def plain(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What TOML can hold: no tuples, no None, no objects."""
+    kept = (bool, int, float, str, list)
+    lists = {key: list(value) if isinstance(value, tuple) else value for key, value in settings.items()}
+    return {key: value for key, value in lists.items() if isinstance(value, kept)}

@@ -1,0 +1,47 @@
+"""Several processes, launched by torchrun: each takes its share of every batch, and gradients are averaged."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+from likewise.types import rank
+
+
+def world() -> int:
+    """How many processes train together."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        return torch.distributed.get_world_size()
+    return 1
+
+
+@contextmanager
+def process_group(device: str) -> Iterator[None]:
+    """Join the others if torchrun started this process, and leave at the end."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or world() > 1:
+        yield
+        return
+    torch.distributed.init_process_group("nccl" if device == "cuda" else "gloo")
+    try:
+        yield
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def average_gradients(module: nn.Module) -> None:
+    """Replace every gradient by its mean over the processes, in one message."""
+    n = world()
+    if n == 1:
+        return
+    gradients = [p.grad for p in module.parameters() if p.grad is not None]
+    flat = torch.cat([g.flatten() for g in gradients]) / n
+    torch.distributed.all_reduce(flat)
+    for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+        gradient.copy_(part.reshape(gradient.shape))
+
+
+def is_main() -> bool:
+    """Whether this process writes files and talks."""
+    return rank() == 0

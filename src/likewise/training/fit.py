@@ -1,0 +1,355 @@
+"""The one loop: order, sources, views, step, update, log, save. No callbacks."""
+
+import copy
+import json
+import math
+import re
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from likewise.draws import Draws, word
+from likewise.errors import DataError, Stopped, UsageError
+from likewise.files import write_array, write_json
+from likewise.images import ImageSet, prefetch
+from likewise.methods.base import Method
+from likewise.progress import bar, say
+from likewise.training.distributed import average_gradients, is_main, process_group, world
+from likewise.training.monitor import check_finite, feature_rank, knn_accuracy, save_pictures
+from likewise.training.optim import learning_rate, make_optimizer
+from likewise.training.state import load_state, save_state
+from likewise.types import Batch, Source, TrainConfig, rank
+
+RATE_SECONDS = 8.0  # for which throw-away steps are timed
+
+
+def fit(method: Method, images: ImageSet, config: TrainConfig, run: Path, *, resume: bool = False) -> Path:
+    """Train `method` on `images` into the folder `run`; with `resume`, go on from its newest state.
+
+    The weights depend on the settled configuration (see `settle`), the images' content and the machine's
+    arithmetic: not on threads, file names, interruptions, or the clock. Raises TrainingError when a loss term is not
+    finite (before the update) and Stopped when SIGTERM or SIGINT asked to stop and the state was saved.
+    """
+    config = settle(config, method, images)
+    device, steps = torch.device(config.device), config.steps
+    assert steps is not None
+    method.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    optimizer = make_optimizer(method.param_groups(), config)
+    size = method.views[0].size
+    scores = torch.zeros(2, len(images))  # sums and counts of per-image scores
+    place = {"step": 0, "epoch": 0, "position": 0}
+    metrics = run / "metrics.jsonl"
+
+    if resume:
+        restored = load_state(run, method, optimizer)
+        if restored is not None:
+            place, tensors = restored
+            scores = tensors["scores"]
+        _truncate(metrics, place["step"])
+    elif is_main():
+        metrics.write_text("")
+    resumed_at, log_every = place["step"], max(1, steps // 20_000)
+    save_due = _save_clock(config.save_every)
+    started, data_seconds, n_seen, value, feature_ranks = time.perf_counter(), 0.0, 0, 0.0, float("nan")
+
+    def save() -> None:
+        if is_main():
+            lines.flush()
+            save_state(run, place, {"scores": scores}, method, optimizer)
+
+    with (
+        process_group(config.device),
+        stop_signals() as stopping,
+        open(metrics, "a") as lines,
+        bar("train", steps) as progress,
+    ):
+        while place["step"] < steps:
+            draws = Draws(config.seed, place["epoch"], place["step"], torch.from_numpy(images.keys))
+            batches = _batches(method.order(place["epoch"], draws), config.batch_size)
+            mine = [share for rows in batches[place["position"] :] if len(share := _share(rows)) > 0]
+            feed = prefetch(images, [rows.flatten().numpy() for rows in mine], threads=config.threads)
+            arrival = time.perf_counter()
+            for rows, (_, source) in zip(mine, feed, strict=True):
+                step = place["step"]
+                batch = make_batch(method, images, rows, source, step / steps, config, place["epoch"], step)
+                ready = time.perf_counter()
+                terms, shown, score = train_step(method, optimizer, batch, config, step, steps, images)
+                method.after_step((step + 1) / steps)
+
+                n_seen += len(batch.draws.keys) * world()
+                data_seconds += ready - arrival
+                if score is not None and len(score) == len(batch.ids.flatten()):
+                    scores[0].index_add_(0, rows.flatten(), score.float().cpu())
+                    scores[1].index_add_(0, rows.flatten(), torch.ones(rows.numel()))
+                place["step"], place["position"] = step + 1, place["position"] + 1
+                value = sum(terms.values())
+                last = place["step"] == steps
+                watched = step % config.monitor_every == config.monitor_every - 1 or last
+                if (step % log_every == 0 or watched) and is_main():
+                    seconds = time.perf_counter() - started
+                    line: dict[str, Any] = {"step": step, "epoch": place["epoch"] + place["position"] / len(batches)}
+                    line |= {"loss": value, "terms": terms, "shown": shown, "lr": learning_rate(config, step, steps)}
+                    if watched:
+                        feature_ranks = feature_rank(method.encoder, images, size, device)
+                        line["rank"] = feature_ranks
+                        if images.labels is not None and last:
+                            line["knn"] = knn_accuracy(method.encoder, images, size, device)
+                    line["images_per_second"] = n_seen / seconds
+                    lines.write(json.dumps(line) + "\n")
+                note = f"loss {value:.4g}  {n_seen / (time.perf_counter() - started):,.0f} images/s"
+                progress.update(place["step"], note + (f"  rank {feature_ranks:.1f}" if feature_ranks > 0 else ""))
+                if last or stopping:
+                    break
+                if save_due(place["step"]):
+                    save()
+                arrival = time.perf_counter()
+            feed.close()
+            if place["position"] >= len(batches):
+                place |= {"epoch": place["epoch"] + 1, "position": 0}
+            if stopping and place["step"] < steps:
+                save()
+                _write_status(run, "stopped", place, steps, started, n_seen, data_seconds, resumed_at)
+                raise Stopped(f"stopped at step {place['step']} of {steps} and saved; go on with --resume")
+        save()
+
+    seconds = time.perf_counter() - started
+    if is_main():
+        if bool(scores[1].any()):
+            write_array(run / "scores.npy", (scores[0] / scores[1].clamp(min=1)).numpy())
+        pictures = method.pictures(batch) if n_seen else {}
+        if pictures:
+            save_pictures(run / "pictures", pictures)
+        data_share = _data_share(method, batch, config, n_seen / seconds) if n_seen and steps >= 20 else None
+        _write_status(run, "trained", place, steps, started, n_seen, data_seconds, resumed_at, data_share)
+        say(f"trained {steps} steps in {seconds:.0f} s, {n_seen / max(seconds, 1e-9):,.0f} images/s, loss {value:.4g}")
+    return run
+
+
+def settle(config: TrainConfig, method: Method, images: ImageSet) -> TrainConfig:
+    """Resolve what depends on the machine and the data, once: device, precision, and the budget in steps."""
+    if len(images) < 2:
+        raise DataError(f"{len(images)} usable image: at least 2 are needed to learn from")
+    if config.batch_size < 2:
+        raise UsageError(f"batch_size={config.batch_size}: expected at least 2")
+    if config.device == "auto":
+        config = replace(config, device="cuda" if torch.cuda.is_available() else "cpu")
+    if config.precision == "auto":
+        config = replace(config, precision="bf16" if _bf16_is_fast(config.device) else "fp32")
+    if config.precision not in ("fp32", "bf16"):
+        raise UsageError(f"precision={config.precision!r}: expected auto, fp32 or bf16")
+    given = {name: v for name in ("epochs", "steps", "minutes") if (v := getattr(config, name)) is not None}
+    if len(given) != 1:
+        raise UsageError(f"budget: expected one of epochs, steps, minutes; got {given or 'none'}")
+    steps = config.steps
+    if config.epochs is not None:
+        draws = Draws(config.seed, 0, 0, torch.from_numpy(images.keys))
+        steps = math.ceil(config.epochs * len(_batches(method.order(0, draws), config.batch_size)))
+    elif config.minutes is not None:
+        rate = trial_rate(method, images, config)
+        steps = int(config.minutes * 60 * rate)
+        say(f"{config.minutes} minutes at {rate:.2f} steps/s: {steps} steps")
+    if steps is None or steps < 1:
+        raise UsageError(f"{next(iter(given))}={next(iter(given.values()))}: expected a positive number")
+    return replace(config, epochs=None, minutes=None, steps=steps)
+
+
+def trial_rate(method: Method, images: ImageSet, config: TrainConfig) -> float:
+    """Steps per second, views included, on a throw-away copy of the method."""
+    ids = torch.from_numpy(np.argsort(images.keys)[: config.batch_size].copy()).unsqueeze(1)
+    copied = copy.deepcopy(method)
+    source = images.source(ids.flatten().numpy())
+    return _rate(copied, config, lambda: make_batch(copied, images, ids, source, 0.0, config, 0, 0), RATE_SECONDS)
+
+
+def make_batch(
+    method: Method,
+    images: ImageSet,
+    rows: Tensor,
+    source: Source,
+    progress: float,
+    config: TrainConfig,
+    epoch: int,
+    step: int,
+) -> Batch:
+    """The views of one batch, on the device, drawn for its images."""
+    device = torch.device(config.device)
+    ids = rows.flatten()
+    draws = Draws(config.seed, epoch, step, torch.from_numpy(images.keys[ids.numpy()]).to(device))
+    source = source.to(device)
+    views = [view(source, draws.child(f"view{i}")) for i, view in enumerate(method.views)]
+    return Batch(views, rows.to(device), progress, draws)
+
+
+def train_step(
+    method: Method, optimizer: Optimizer, batch: Batch, config: TrainConfig, step: int, steps: int, images: ImageSet
+) -> tuple[dict[str, float], dict[str, float], Tensor | None]:
+    """One update. Returns the terms, what is shown, and the score per image."""
+    torch.manual_seed(word(config.seed, step, rank()))  # for dropout alone
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate(config, step, steps)
+    optimizer.zero_grad(set_to_none=True)
+    method.train()
+    with autocast(config):
+        result = method.step(batch)
+    check_finite(result, [images.paths[i] for i in batch.ids.flatten().tolist()])
+    torch.stack(list(result.terms.values())).sum().backward()
+    average_gradients(method)
+    if config.clip is not None:
+        torch.nn.utils.clip_grad_norm_(method.parameters(), config.clip)
+    optimizer.step()
+    terms = {name: float(value) for name, value in result.terms.items()}
+    return terms, {name: float(value) for name, value in result.shown.items()}, result.score
+
+
+def autocast(config: TrainConfig) -> AbstractContextManager[Any]:
+    """bfloat16 where it is safe, when the configuration asks for it."""
+    return torch.autocast(config.device, torch.bfloat16, enabled=config.precision == "bf16")
+
+
+def _batches(order: Tensor, batch_size: int) -> list[Tensor]:
+    """Batches of at most `batch_size` images, as even as can be, so that nobody is left out."""
+    if order.numel() == 0:
+        raise DataError("the method's order is empty: there is nothing to train on")
+    n_batches = math.ceil(order.numel() / batch_size)
+    return [rows for rows in order.tensor_split(n_batches) if len(rows)]
+
+
+def _share(rows: Tensor) -> Tensor:
+    """This process's rows of a batch: equally many for each."""
+    n = len(rows) // world()
+    return rows[rank() * n : (rank() + 1) * n]
+
+
+def _bf16_is_fast(device: str) -> bool:
+    """A GPU with bfloat16, or a CPU whose instructions have it: measured 2.7 times fp32 there (docs/results)."""
+    if device == "cuda":
+        return torch.cuda.is_bf16_supported()
+    if device == "cpu":
+        capability = torch.backends.cpu.get_cpu_capability()
+        return (
+            "AVX512" in capability
+            and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+            and _cpu_has("avx512_bf16", "amx_bf16")
+        )
+    return False
+
+
+def _cpu_has(*flags: str) -> bool:
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return False
+    return any(re.search(rf"\b{flag}\b", text) for flag in flags)
+
+
+def _data_share(method: Method, batch: Batch, config: TrainConfig, rate: float) -> float:
+    """1 - (images/s of this run) / (images/s of the same steps on one fixed batch)."""
+    fixed = _rate(copy.deepcopy(method), config, lambda: batch, 2.0) * len(batch.draws.keys)
+    return 1 - rate / fixed
+
+
+def _rate(method: Method, config: TrainConfig, make: Callable[[], Batch], seconds: float) -> float:
+    device = torch.device(config.device)
+    method.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    optimizer = make_optimizer(method.param_groups(), config)
+    times: list[float] = []
+    while sum(times[2:]) < seconds or len(times) < 6:  # the first two warm up
+        start = time.perf_counter()
+        batch = make()
+        optimizer.zero_grad(set_to_none=True)
+        method.train()
+        with autocast(config):
+            terms = method.step(batch).terms
+        torch.stack(list(terms.values())).sum().backward()
+        optimizer.step()
+        method.after_step(0.5)
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - start)
+    return 1 / float(np.median(times[2:]))
+
+
+def _save_clock(save_every: str) -> Callable[[int], bool]:
+    """When to save: after so many minutes ("10m") or steps ("200")."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)(m?)", save_every)
+    if not match or float(match[1]) <= 0:
+        raise UsageError(f"save_every={save_every!r}: expected minutes such as 10m, or a number of steps such as 200")
+    amount, last = float(match[1]), time.monotonic()
+
+    def due(step: int) -> bool:
+        nonlocal last
+        if not match[2]:
+            return step % int(amount) == 0
+        if time.monotonic() - last < amount * 60:
+            return False
+        last = time.monotonic()
+        return True
+
+    return due
+
+
+@contextmanager
+def stop_signals() -> Iterator[list[int]]:
+    """A list that fills when SIGTERM or SIGINT arrives; a second one interrupts at once."""
+    caught: list[int] = []
+
+    def remember(number: int, frame: FrameType | None) -> None:
+        if caught:
+            raise KeyboardInterrupt
+        caught.append(number)
+        say("finishing this step, then saving; once more to stop at once")
+
+    try:
+        before = {number: signal.signal(number, remember) for number in (signal.SIGTERM, signal.SIGINT)}
+    except ValueError:  # not in the main thread: the caller's signals are the caller's
+        yield caught
+        return
+    try:
+        yield caught
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _truncate(metrics: Path, step: int) -> None:
+    """Drop the lines of steps that will be made again."""
+    if metrics.exists():
+        kept = [line for line in metrics.read_text().splitlines() if line and json.loads(line)["step"] < step]
+        metrics.write_text("".join(line + "\n" for line in kept))
+
+
+def _write_status(
+    run: Path,
+    state: str,
+    place: dict[str, int],
+    steps: int,
+    started: float,
+    n_seen: int,
+    data_seconds: float,
+    resumed_at: int,
+    data_share: float | None = None,
+) -> None:
+    if not is_main():
+        return
+    seconds = time.perf_counter() - started
+    status = {
+        "state": state,
+        "step": place["step"],
+        "steps": steps,
+        "resumed_at": resumed_at,
+        "seconds": seconds,
+        "images_per_second": n_seen / max(seconds, 1e-9),
+        "data_share": data_share,
+        "waited_for_data_seconds": data_seconds,
+    }
+    write_json(run / "status.json", status)

@@ -1,0 +1,81 @@
+"""Watching a run without touching it: feature rank, k-NN, a picture of the views."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import nn
+
+from likewise.embed import features
+from likewise.errors import TrainingError
+from likewise.evaluation.health import rankme
+from likewise.evaluation.knn import knn
+from likewise.files import write
+from likewise.images import ImageSet
+from likewise.types import Embeddings, Encoder, Images, Step
+
+N_PROBED = 1_000  # images whose features are ranked
+N_REFERENCE, N_QUERIES = 10_000, 2_000  # training images for the k-NN of a run with labels
+
+
+@contextmanager
+def in_eval_mode(module: nn.Module) -> Iterator[None]:
+    """Evaluate, and put every part back into the mode it was in."""
+    modes = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, mode in modes:
+            part.training = mode
+
+
+def feature_rank(encoder: Encoder, images: ImageSet, size: int, device: torch.device) -> float:
+    """RankMe of the encoder's features on the images with the smallest keys."""
+    ids = np.argsort(images.keys)[:N_PROBED]
+    with in_eval_mode(encoder):
+        return rankme(torch.from_numpy(features(encoder, images.subset(ids), size, device=device)))
+
+
+def knn_accuracy(encoder: Encoder, images: ImageSet, size: int, device: torch.device) -> float:
+    """20-NN among labelled training images: queries and references are told apart by their keys."""
+    known = np.flatnonzero(images.labels >= 0) if images.labels is not None else np.array([], dtype=np.int64)
+    known = known[np.argsort(images.keys[known])]
+    n_queries = min(N_QUERIES, len(known) // 5)
+    ids = known[: n_queries + N_REFERENCE]
+    subset = images.subset(ids)
+    with in_eval_mode(encoder):
+        x = features(encoder, subset, size, device=device)
+    table = Embeddings(x, subset.keys, subset.paths, subset.labels, subset.classes)
+    rows = np.arange(len(ids))
+    return float(knn(table.rows(rows[n_queries:]), table.rows(rows[:n_queries]))["accuracy"])
+
+
+def check_finite(step: Step, paths: list[str]) -> None:
+    """Stop before the update if any term is not a number, naming it and the images it came from."""
+    for name, value in step.terms.items():
+        if not bool(torch.isfinite(value)):
+            shown = ", ".join(paths[:3]) + (f" and {len(paths) - 3} more" if len(paths) > 3 else "")
+            raise TrainingError(
+                f"loss term {name!r} became {float(value)} on images {shown}; the weights were not updated"
+            )
+
+
+def save_pictures(folder: Path, pictures: dict[str, Images], name: str = "pictures", n: int = 8) -> None:
+    """One PNG: a row for each name, a column for each of the first `n` images."""
+    folder.mkdir(parents=True, exist_ok=True)
+    side = max(images.shape[2] for images in pictures.values())
+    scale = max(1, 64 // side)
+    rows = []
+    for images in pictures.values():
+        x = images[:n].detach().float().cpu()
+        x = x.expand(-1, 3, -1, -1) if x.shape[1] == 1 else x
+        x = torch.nn.functional.pad(x, (0, side - x.shape[3], 0, side - x.shape[2]), value=1.0)
+        rows.append(torch.cat(list(x), dim=2))
+    grid = (torch.cat(rows, dim=1).clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
+    picture = Image.fromarray(grid)
+    picture = picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST)
+    write(folder / f"{name}.png", lambda file: picture.save(file, format="PNG"))

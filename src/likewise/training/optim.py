@@ -1,0 +1,121 @@
+"""Optimisers and the learning rate's course: AdamW, SGD, LARS, Muon; linear warm-up, then half a cosine."""
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.optim import SGD, AdamW, Optimizer
+
+from likewise.errors import UsageError
+from likewise.types import TrainConfig
+
+OPTIMIZERS = ("adamw", "sgd", "lars", "muon")
+
+
+class LARS(Optimizer):
+    """SGD whose step on each matrix is scaled to its norm (You et al., 2017, arXiv 1708.03888).
+
+    Vectors (biases, norms) are updated by plain SGD. The trust coefficient eta is 0.02, and the step is never enlarged.
+    """
+
+    def __init__(
+        self, params: Iterable[Any], lr: float, momentum: float, weight_decay: float, eta: float = 0.02
+    ) -> None:
+        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "eta": eta})
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is None:
+                    continue
+                update = p.grad.add(p, alpha=group["weight_decay"])
+                if p.ndim > 1:
+                    weight, length = p.norm(), update.norm()
+                    trust = torch.where((weight > 0) & (length > 0), group["eta"] * weight / length, 1.0)
+                    update = update * trust.clamp(max=1)
+                state = self.state[p]
+                if "momentum_buffer" not in state:
+                    state["momentum_buffer"] = torch.zeros_like(p)
+                buffer = state["momentum_buffer"].mul_(group["momentum"]).add_(update)
+                p.add_(buffer, alpha=-group["lr"])
+
+
+class Muon(Optimizer):
+    """Momentum whose step on each convolution kernel is brought to an orthogonal matrix (Jordan et al., 2024).
+
+    For convolutions that batch normalisation follows: their scale means nothing, so it is held at the root of the
+    number of outputs. The first convolution, which reads pixels, and everything else take an AdamW step at a tenth of
+    the rate.
+    """
+
+    def __init__(
+        self, params: Iterable[Any], lr: float, momentum: float, betas: tuple[float, float], weight_decay: float
+    ) -> None:
+        super().__init__(params, {"lr": lr, "momentum": momentum, "betas": betas, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is None:
+                    continue
+                state = self.state[p]
+                if p.ndim == 4 and p.shape[1] > 3:
+                    if not state:
+                        state["momentum_buffer"] = torch.zeros_like(p)
+                    buffer = state["momentum_buffer"].mul_(group["momentum"]).add_(p.grad)
+                    update = orthogonal(p.grad.add(buffer, alpha=group["momentum"]).flatten(1))
+                    p.mul_(len(p) ** 0.5 / p.norm()).add_(update.reshape(p.shape), alpha=-group["lr"])
+                else:
+                    if not state:
+                        state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(p), torch.zeros_like(p)
+                        state["step"] = torch.zeros(())
+                    state["step"] += 1
+                    (b1, b2), n, lr = group["betas"], float(state["step"]), group["lr"] / 10
+                    mean = state["exp_avg"].lerp_(p.grad, 1 - b1) / (1 - b1**n)
+                    deviation = (state["exp_avg_sq"].lerp_(p.grad.square(), 1 - b2) / (1 - b2**n)).sqrt() + 1e-8
+                    p.mul_(1 - lr * group["weight_decay"]).addcdiv_(mean, deviation, value=-lr)
+
+
+def orthogonal(x: Float[Tensor, "n m"]) -> Float[Tensor, "n m"]:
+    """Singular values brought near 1 by four steps of Newton and Schulz's iteration, a quintic, in bfloat16."""
+    tall = x.shape[0] > x.shape[1]
+    z = (x.T if tall else x) / (x.norm() + 1e-7)
+    z = z.to(torch.bfloat16)
+    for _ in range(4):
+        square = z @ z.T
+        z = 3.4445 * z + (2.0315 * square @ square - 4.7750 * square) @ z
+    return (z.T if tall else z).to(x.dtype)
+
+
+def make_optimizer(groups: list[dict[str, Any]], config: TrainConfig) -> Optimizer:
+    """The optimiser that the configuration names; groups may bring their own weight decay."""
+    if config.optimizer == "adamw":
+        return AdamW(groups, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay, fused=True)
+    if config.optimizer == "sgd":
+        return SGD(groups, lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay)
+    if config.optimizer == "lars":
+        return LARS(groups, lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay)
+    if config.optimizer == "muon":
+        rates: dict[str, Any] = {"lr": config.lr, "momentum": config.momentum, "betas": config.betas}
+        return Muon(groups, weight_decay=config.weight_decay, **rates)
+    raise UsageError(f"optimizer={config.optimizer!r}: expected one of {', '.join(OPTIMIZERS)}")
+
+
+def learning_rate(config: TrainConfig, step: int, steps: int) -> float:
+    """The rate of one step, of `steps` in all.
+
+    >>> config = TrainConfig(lr=1.0, warmup=0.1)
+    >>> [round(learning_rate(config, step, 100), 3) for step in (0, 9, 10, 55, 99)]
+    [0.1, 1.0, 1.0, 0.5, 0.0]
+    """
+    warmup = round(config.warmup * steps)
+    if step < warmup:
+        return config.lr * (step + 1) / warmup
+    progress = (step - warmup) / max(1, steps - warmup)
+    low = config.lr * config.final_lr
+    return low + (config.lr - low) * (1 + math.cos(math.pi * progress)) / 2

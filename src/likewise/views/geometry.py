@@ -1,0 +1,200 @@
+"""Geometry composes: every operation is an affine map, a view multiplies them, and the pixels are sampled once.
+
+The frame of all maps is a square of [-1, 1] x [-1, 1], x to the right and y down. For the source image it is the
+largest centred square: one unit is half of the short side, and the rest of the image lies outside of it. Each
+operation gives, for every image, the 3 x 3 matrix that takes a point of its output frame to its input frame, so
+that the matrices of a view, in the order listed, multiply to the map from the view to the source.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn import functional as F
+
+from likewise.draws import Draws
+from likewise.types import Images, Source
+
+Maps = Float[Tensor, "b 3 3"]
+Sizes = Int[Tensor, "b 2"]
+
+
+class Geometry(Protocol):
+    """(true sizes of the images, draws) -> one affine map per image."""
+
+    def __call__(self, sizes: Sizes, draws: Draws) -> Maps: ...
+
+
+@dataclass(frozen=True)
+class ResizedCrop:
+    """A box of random area and aspect at a random place, as in Inception (Szegedy et al., 2014).
+
+    `scale` is the range of the area as a share of the image, `ratio` the range of width over height (drawn evenly
+    in the logarithm). Of ten boxes the first that fits is taken; if none fits, the largest centred box of the
+    nearest ratio.
+    """
+
+    scale: tuple[float, float] = (0.08, 1.0)
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+
+    def __call__(self, sizes: Sizes, draws: Draws) -> Maps:
+        height, width = sizes.to(torch.float32).unsqueeze(-1).unbind(1)  # each "b 1"
+        u = draws.image("box", 10, 2)
+        area = height * width * (self.scale[0] + u[..., 0] * (self.scale[1] - self.scale[0]))
+        low, high = math.log(self.ratio[0]), math.log(self.ratio[1])
+        ratio = torch.exp(low + u[..., 1] * (high - low))
+        w, h = (area * ratio).sqrt(), (area / ratio).sqrt()
+        fits = (w <= width) & (h <= height)
+        first = fits.to(torch.uint8).argmax(1, keepdim=True)
+        nearest = (width / height).clamp(*self.ratio)
+        found = fits.any(1, keepdim=True)
+        w = torch.where(found, w.gather(1, first), torch.minimum(width, height * nearest))
+        h = torch.where(found, h.gather(1, first), torch.minimum(height, width / nearest))
+        place = draws.image("place", 2) - 0.5
+        centre = torch.where(found, place, 0.0) * torch.cat([width - w, height - h], 1)
+        unit = torch.minimum(width, height) / 2
+        maps = _identity(sizes)
+        maps[:, 0, 0] = (w / 2 / unit).squeeze(1)
+        maps[:, 1, 1] = (h / 2 / unit).squeeze(1)
+        maps[:, :2, 2] = centre / unit
+        return maps
+
+
+@dataclass(frozen=True)
+class Flip:
+    """Mirror left and right with probability `p`."""
+
+    p: float = 0.5
+
+    def __call__(self, sizes: Sizes, draws: Draws) -> Maps:
+        maps = _identity(sizes)
+        maps[:, 0, 0] = torch.where(draws.image("flip") < self.p, -1.0, 1.0)
+        return maps
+
+
+@dataclass(frozen=True)
+class Rotate:
+    """Turn by an even draw from -degrees to +degrees."""
+
+    degrees: float
+
+    def __call__(self, sizes: Sizes, draws: Draws) -> Maps:
+        angle = (2 * draws.image("angle") - 1) * math.radians(self.degrees)
+        maps = _identity(sizes)
+        maps[:, 0, 0] = maps[:, 1, 1] = angle.cos()
+        maps[:, 0, 1] = -angle.sin()
+        maps[:, 1, 0] = angle.sin()
+        return maps
+
+
+@dataclass(frozen=True)
+class Translate:
+    """Shift each axis by an even draw of up to `share` of the view's side."""
+
+    share: float
+
+    def __call__(self, sizes: Sizes, draws: Draws) -> Maps:
+        maps = _identity(sizes)
+        maps[:, :2, 2] = (2 * draws.image("shift", 2) - 1) * 2 * self.share
+        return maps
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Multiply the side of what is seen by a factor drawn evenly in the logarithm; above 1 zooms out."""
+
+    factor: tuple[float, float]
+
+    def __call__(self, sizes: Sizes, draws: Draws) -> Maps:
+        low, high = math.log(self.factor[0]), math.log(self.factor[1])
+        factor = torch.exp(low + draws.image("factor") * (high - low))
+        maps = _identity(sizes)
+        maps[:, 0, 0] = maps[:, 1, 1] = factor
+        return maps
+
+
+def _identity(sizes: Sizes) -> Maps:
+    return torch.eye(3, device=sizes.device).repeat(len(sizes), 1, 1)
+
+
+def sample(source: Source, maps: Maps, size: int, fill: str) -> Images:
+    """Views of `size` x `size` pixels in [0, 1], each source sampled once through its map.
+
+    Maps without rotation use the separable triangle filter that Pillow calls antialiased bilinear; the others are
+    sampled bilinearly on a grid fine enough not to skip source pixels, then averaged. `fill` says what lies outside
+    the image: "border" repeats its edge, "zeros" is black. An image's view depends on its own map alone.
+    """
+    straight = (maps[:, 0, 1] == 0) & (maps[:, 1, 0] == 0)
+    if bool(straight.all()):
+        return _resample(source, maps, size, fill)
+    fineness = _pixels_per_output(source.sizes, maps, size).sub(0.01).ceil().clamp(1, 8).to(torch.int64)
+    fineness[straight] = 0
+    images = torch.empty(len(maps), source.pixels.shape[1], size, size, device=maps.device)
+    for k in fineness.unique().tolist():
+        rows = (fineness == k).nonzero().squeeze(1)
+        part = Source(source.pixels[rows], source.sizes[rows])
+        images[rows] = _resample(part, maps[rows], size, fill) if k == 0 else _warp(part, maps[rows], size, fill, k)
+    return images
+
+
+def _pixels_per_output(sizes: Sizes, maps: Maps, size: int) -> Float[Tensor, " b"]:
+    reach: Tensor = maps[:, :2, :2].norm(dim=1)
+    return reach.amax(1) * sizes.amin(1) / size
+
+
+def _resample(source: Source, maps: Maps, size: int, fill: str) -> Images:
+    b, c, height, width = source.pixels.shape
+    to_rows = _filter(maps[:, 1, 1], maps[:, 1, 2], source.sizes, 0, height, size, fill)
+    to_columns = _filter(maps[:, 0, 0], maps[:, 0, 2], source.sizes, 1, width, size, fill) / 255
+    pixels = source.pixels.to(torch.float32).reshape(b, c * height, width)
+    narrow = torch.bmm(pixels, to_columns.transpose(1, 2)).reshape(b, c, height, size)
+    return torch.matmul(to_rows.unsqueeze(1), narrow)
+
+
+def _filter(
+    slope: Float[Tensor, " b"],
+    offset: Float[Tensor, " b"],
+    sizes: Sizes,
+    axis: int,
+    padded: int,
+    size: int,
+    fill: str,
+) -> Float[Tensor, "b size padded"]:
+    """Weights of each source pixel in each output pixel along one axis."""
+    true = sizes[:, axis].to(torch.float32).reshape(-1, 1)
+    unit = sizes.amin(1).to(torch.float32).reshape(-1, 1) / 2
+    steps = (torch.arange(size, device=slope.device) * 2 + 1) / size - 1
+    centre = true / 2 + unit * (slope.unsqueeze(1) * steps + offset.unsqueeze(1))  # "b size", in source pixels
+    support = (slope.abs().unsqueeze(1) * unit * 2 / size).clamp(min=1)
+    inside = centre
+    if fill == "border":
+        inside = torch.minimum(centre.clamp(min=0.5), true - 0.5)
+    pixel = torch.arange(padded, device=slope.device) + 0.5
+    weights = (pixel - inside.unsqueeze(2)).abs_().div_(support.unsqueeze(2)).neg_().add_(1).clamp_(min=0)
+    weights *= (pixel < true).unsqueeze(1)
+    total = weights.sum(2, keepdim=True)
+    if fill == "zeros":  # a kernel that sticks out keeps the share of its mass that lies inside
+        sticks_out = ((centre < support) | (centre > true - support)).unsqueeze(2)
+        total = torch.where(sticks_out, torch.maximum(total, support.unsqueeze(2)), total)
+    return weights.div_(total)
+
+
+def _warp(source: Source, maps: Maps, size: int, fill: str, k: int) -> Images:
+    _, _, height, width = source.pixels.shape
+    steps = (torch.arange(size * k, device=maps.device) * 2 + 1) / (size * k) - 1
+    y, x = torch.meshgrid(steps, steps, indexing="ij")
+    points = torch.stack([x, y, torch.ones_like(x)]).reshape(3, -1)
+    true = source.sizes.flip(1).to(torch.float32).unsqueeze(2)  # width, height: "b 2 1"
+    unit = true.amin(1, keepdim=True) / 2
+    places = true / 2 + unit * (maps @ points)[:, :2]  # in source pixels, "b 2 points"
+    inside = torch.minimum(places.clamp(min=0.5), true - 0.5)
+    padded = torch.tensor([width, height], device=maps.device).reshape(1, 2, 1)
+    grid = (inside / padded * 2 - 1).transpose(1, 2).reshape(-1, size * k, size * k, 2)
+    images = F.grid_sample(source.pixels.to(torch.float32) / 255, grid, align_corners=False)
+    if fill == "zeros":  # exactly what bilinear sampling of a black surround gives
+        share = (1 - (places - inside).abs()).clamp(min=0).prod(1)
+        images = images * share.reshape(-1, 1, size * k, size * k)
+    return F.avg_pool2d(images, k) if k > 1 else images

@@ -1,0 +1,133 @@
+"""Named recipes: the views of one image that a method brings together. Each takes the side in pixels."""
+
+from collections.abc import Callable
+
+from likewise.views.colour import HSV, Blur, Colour, Grey, Jitter, PCAContrast, Solarise
+from likewise.views.geometry import Flip, Geometry, ResizedCrop, Rotate, Scale, Translate
+from likewise.views.view import View
+
+Views = tuple[View, ...]
+
+
+def plain(size: int) -> Views:
+    """The image as it is: its largest centred square. One view."""
+    return (View(size),)
+
+
+def weak(size: int, *, min_scale: float = 0.2, flip: float = 0.5) -> Views:
+    """A crop and a flip (MAE, He et al., 2021). One view."""
+    return (View(size, _crop(min_scale, 1.0, flip)),)
+
+
+def strong(
+    size: int,
+    *,
+    min_scale: float = 0.08,
+    flip: float = 0.5,
+    rotation: float = 0.0,
+    jitter: float = 1.0,
+    grey: float = 0.2,
+    blur: float = 0.5,
+    solarise: float = 0.0,
+) -> Views:
+    """Crop, flip, colour jitter, greyscale, blur (SimCLR, Chen et al., 2020). Two views alike.
+
+    `jitter` is the strength s of the paper: 0.8 s in brightness, contrast and saturation, 0.2 s in hue. The other
+    numbers are probabilities, `rotation` is in degrees. On 32-pixel images the paper uses half the jitter, no blur.
+    """
+    colour = _colour(0.8 * jitter, 0.8 * jitter, 0.2 * jitter, grey, blur, solarise)
+    return (View(size, _crop(min_scale, 1.0, flip, rotation), colour),) * 2
+
+
+def asymmetric(
+    size: int, *, min_scale: float = 0.08, flip: float = 0.5, jitter: float = 1.0, grey: float = 0.2
+) -> Views:
+    """Two views that differ: one always blurred, the other rarely, but solarised (BYOL, Grill et al., 2020)."""
+    crop = _crop(min_scale, 1.0, flip)
+    first = _colour(0.4 * jitter, 0.2 * jitter, 0.1 * jitter, grey, 1.0, 0.0)
+    second = _colour(0.4 * jitter, 0.2 * jitter, 0.1 * jitter, grey, 0.1, 0.2)
+    return (View(size, crop, first), View(size, crop, second))
+
+
+def multi_crop(
+    size: int,
+    *,
+    n_local: int = 6,
+    local_size: int | None = None,
+    split: float = 0.4,
+    min_scale: float = 0.05,
+    flip: float = 0.5,
+    jitter: float = 1.0,
+    grey: float = 0.2,
+    solarise: float = 0.2,
+) -> Views:
+    """Two global crops and several smaller local ones (SwAV, DINO). Global areas lie above `split`, local ones below.
+
+    `local_size` is in pixels; without it three sevenths of `size`, to the nearest multiple of 4.
+    """
+    local_size = local_size or max(4, round(size * 3 / 7 / 4) * 4)
+    base = (0.4 * jitter, 0.2 * jitter, 0.1 * jitter, grey)
+    whole, part = _crop(split, 1.0, flip), _crop(min_scale, split, flip)
+    first = View(size, whole, _colour(*base, 1.0, 0.0))
+    second = View(size, whole, _colour(*base, 0.1, solarise))
+    return (first, second) + (View(local_size, part, _colour(*base, 0.5, 0.0)),) * n_local
+
+
+def affine(
+    size: int,
+    *,
+    shift: float = 0.1,
+    rotation: float = 15.0,
+    zoom: float = 1.25,
+    jitter: float = 0.0,
+    fill: str = "zeros",
+) -> Views:
+    """Shift, rotation and zoom of the whole image, for shapes on a plain ground such as digits. Two views alike.
+
+    `shift` is a share of the side, `rotation` is in degrees, `zoom` the largest factor in and out.
+    """
+    geometry: tuple[Geometry, ...] = (Translate(shift), Rotate(rotation), Scale((1 / zoom, zoom)))
+    colour: tuple[Colour, ...] = (Jitter(0.8 * jitter, 0.8 * jitter, 0.8 * jitter, 0.2 * jitter),) if jitter else ()
+    return (View(size, geometry, colour, fill),) * 2
+
+
+def exemplar(size: int, *, versions: int = 0) -> Views:
+    """The transformations of Exemplar-CNN (Dosovitskiy et al., 2014) with the paper's ranges. One view.
+
+    `versions` is the paper's K: how many samples a surrogate class has in all; 0 draws afresh every epoch.
+    """
+    geometry = (Translate(0.2), Scale((0.7, 1.4)), Rotate(20))
+    return (View(size, geometry, (PCAContrast(), HSV()), versions=versions),)
+
+
+RECIPES: dict[str, Callable[..., Views]] = {
+    "affine": affine,
+    "asymmetric": asymmetric,
+    "exemplar": exemplar,
+    "multi-crop": multi_crop,
+    "plain": plain,
+    "strong": strong,
+    "weak": weak,
+}
+
+
+def _crop(low: float, high: float, flip: float, rotation: float = 0.0) -> tuple[Geometry, ...]:
+    crop: tuple[Geometry, ...] = (ResizedCrop((low, high)),)
+    if rotation:
+        crop += (Rotate(rotation),)
+    return (*crop, Flip(flip)) if flip else crop
+
+
+def _colour(
+    jitter: float, saturation: float, hue: float, grey: float, blur: float, solarise: float
+) -> tuple[Colour, ...]:
+    colour: tuple[Colour, ...] = ()
+    if jitter:
+        colour += (Jitter(jitter, jitter, saturation, hue),)
+    if grey:
+        colour += (Grey(grey),)
+    if blur:
+        colour += (Blur(blur),)
+    if solarise:
+        colour += (Solarise(solarise),)
+    return colour

@@ -1,0 +1,197 @@
+"""What every listed method must do. A method is tested by being listed."""
+
+import copy
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from likewise.draws import Draws
+from likewise.embed import weights_hash
+from likewise.encoders import ENCODERS, build
+from likewise.errors import UsageError
+from likewise.images import ImageSet, open_images
+from likewise.methods import METHODS, Method, recipe, title
+from likewise.methods.parts import Teacher
+from likewise.settings import keywords
+from likewise.training.fit import make_batch
+from likewise.training.optim import OPTIMIZERS
+from likewise.types import Batch, DataInfo, TrainConfig
+from likewise.views import RECIPES
+
+SIZE, N = 16, 8
+CONFIG = TrainConfig(steps=4, batch_size=N, device="cpu", precision="fp32")
+
+
+@pytest.fixture(scope="module")
+def images() -> ImageSet:
+    pixels = np.random.default_rng(0).integers(0, 256, (N, SIZE, SIZE, 3), dtype=np.uint8)
+    return open_images(pixels, labels=np.arange(N) % 2)
+
+
+@pytest.fixture(params=[(m, e) for m in METHODS for e in ("convnet", "vit-nano")], ids=lambda p: f"{p[0]}-{p[1]}")
+def method(request: pytest.FixtureRequest, images: ImageSet) -> Method:
+    name, encoder = request.param
+    if encoder == "convnet" and "a ViT encoder" in METHODS[name].needs:
+        pytest.skip("needs a ViT")  # and says so: see test_needs_are_errors
+    return make(name, encoder, images)
+
+
+def make(name: str, encoder: str, images: ImageSet) -> Method:
+    torch.manual_seed(0)
+    made, data = METHODS[name], images.info(SIZE)
+    options = {"labels": torch.from_numpy(images.labels)} if "labels" in made.needs else {}
+    small = {"width": 16} if encoder == "convnet" else {"depth": 2}
+    return made(build(encoder, data, **small), data, views=RECIPES[made.default_views](SIZE), **options)
+
+
+def batch_of(method: Method, images: ImageSet, epoch: int = 0) -> Batch:
+    draws = Draws(0, epoch, 0, torch.from_numpy(images.keys))
+    rows = method.order(epoch, draws)[:N]
+    return make_batch(method, images, rows, images.source(rows.flatten().numpy()), 0.0, CONFIG, epoch, 0)
+
+
+def parts(module: torch.nn.Module) -> Iterator[tuple[str, Tensor]]:
+    yield from module.state_dict().items()
+
+
+def test_terms_are_finite_scalars(method: Method, images: ImageSet) -> None:
+    step = method.step(batch_of(method, images))
+    assert step.terms
+    for name, value in {**step.terms, **step.shown}.items():
+        assert value.shape == (), name
+        assert torch.isfinite(value), name
+    assert all(not value.requires_grad for value in step.shown.values())
+    assert step.score is None or (torch.isfinite(step.score).all() and not step.score.requires_grad)
+
+
+def test_terms_are_finite_in_bfloat16(method: Method, images: ImageSet) -> None:
+    with torch.autocast("cpu", torch.bfloat16):
+        step = method.step(batch_of(method, images))
+    assert all(torch.isfinite(value) and value.dtype == torch.float32 for value in step.terms.values())
+
+
+def test_gradient_reaches_every_trained_parameter_and_no_teacher(method: Method, images: ImageSet) -> None:
+    sum(method.step(batch_of(method, images)).terms.values()).backward()
+    for name, p in method.named_parameters():
+        if p.requires_grad:
+            assert p.grad is not None, f"no gradient at {name}"
+            assert torch.isfinite(p.grad).all(), f"gradient at {name}"
+    reached = [p.grad.abs().sum() > 0 for p in method.encoder.parameters()]
+    assert all(reached)
+    for part in method.modules():
+        if isinstance(part, Teacher):
+            assert all(p.grad is None and not p.requires_grad for p in part.parameters())
+
+
+def test_draws_nothing_from_the_global_generator(method: Method, images: ImageSet) -> None:
+    batch = batch_of(method, images)
+    state = torch.get_rng_state()
+    method.step(batch)
+    method.after_step(0.5)
+    method.order(1, Draws(0, 1, 0, torch.from_numpy(images.keys)))
+    assert torch.equal(state, torch.get_rng_state())
+
+
+def test_stores_no_tensor_twice(method: Method) -> None:
+    places: dict[int, str] = {}
+    for name, value in parts(method):
+        if value.numel():
+            assert value.data_ptr() not in places, f"{name} is also {places.get(value.data_ptr())}"
+            places[value.data_ptr()] = name
+
+
+def test_state_round_trips(method: Method, images: ImageSet) -> None:
+    optimizer = torch.optim.SGD([p for p in method.parameters() if p.requires_grad], lr=0.1)
+    sum(method.step(batch_of(method, images)).terms.values()).backward()
+    optimizer.step()
+    method.after_step(0.5)
+    saved = copy.deepcopy(method.state_dict())
+    ahead = float(sum(method.step(batch_of(method, images, epoch=1)).terms.values()))
+    method.load_state_dict(saved)
+    assert float(sum(method.step(batch_of(method, images, epoch=1)).terms.values())) == ahead
+
+
+def test_evaluation_changes_nothing(method: Method, images: ImageSet) -> None:
+    method.eval()
+    before = weights_hash(method)
+    with torch.no_grad():
+        method.step(batch_of(method, images))
+    assert weights_hash(method) == before
+
+
+def test_one_batch_can_be_fitted(method: Method, images: ImageSet) -> None:
+    """With buffers held (teachers, queues, centres): a moving target may make a right loss rise at first."""
+    batch = batch_of(method, images)
+    optimizer = torch.optim.Adam([p for p in method.parameters() if p.requires_grad], lr=3e-3)
+    losses = []
+    for _ in range(30):
+        optimizer.zero_grad()
+        loss = torch.stack(list(method.step(batch).terms.values())).sum()
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss))
+    assert losses[-1] < losses[0] - 0.05 * abs(losses[0])
+
+
+def test_order_lists_ids_and_follows_the_draws(method: Method, images: ImageSet) -> None:
+    draws = Draws(0, 3, 0, torch.from_numpy(images.keys))
+    order = method.order(3, draws)
+    assert order.ndim == 2
+    assert int(order.min()) >= 0
+    assert int(order.max()) < N
+    assert torch.equal(order, method.order(3, draws))
+    assert not torch.equal(order, method.order(4, Draws(0, 4, 0, torch.from_numpy(images.keys))))
+
+
+def test_pictures_are_images(method: Method, images: ImageSet) -> None:
+    for name, picture in method.pictures(batch_of(method, images)).items():
+        assert picture.ndim == 4, name
+        assert 0 <= float(picture.min()) <= float(picture.max()) <= 1, name
+
+
+def test_groups_hold_every_trained_parameter_once(method: Method) -> None:
+    grouped = [p for group in method.param_groups() for p in group["params"]]
+    assert len({id(p) for p in grouped}) == len(grouped)
+    assert {id(p) for p in grouped} == {id(p) for p in method.parameters() if p.requires_grad}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_is_documented_and_has_a_recipe(name: str) -> None:
+    made = METHODS[name]
+    assert title(made).endswith("."), title(made)
+    assert "): " in title(made), "the first line is: Name (authors, year): the idea in a sentence."
+    config = recipe(made)
+    assert config.optimizer in OPTIMIZERS
+    assert made.default_views in RECIPES
+    assert sum(value is not None for value in (config.epochs, config.steps, config.minutes)) == 1
+
+
+def test_needs_are_errors(images: ImageSet) -> None:
+    data = images.info(SIZE)
+    for made in METHODS.values():
+        views = RECIPES[made.default_views](SIZE)
+        if "a ViT encoder" in made.needs:
+            with pytest.raises(UsageError, match="ViT"):
+                made(build("convnet", data), data, views=views)
+        if "labels" in made.needs:
+            with pytest.raises(UsageError, match="labels"):
+                made(build("convnet", data), data, views=views)
+
+
+def test_settings_share_one_name_space() -> None:
+    """Flags, recipe keys and keywords are flat: no name may mean two things in one run."""
+    training = set(TrainConfig.__dataclass_fields__) | {"method", "encoder", "views", "size", "labels", "subset", "out"}
+    of_methods = set().union(*(keywords(made) for made in METHODS.values()))
+    of_encoders = set().union(*(keywords(entry) for entry in ENCODERS.values()))
+    of_views = set().union(*(keywords(entry) for entry in RECIPES.values()))
+    groups = [training, of_methods, of_encoders, of_views]
+    for i, a in enumerate(groups):
+        for b in groups[i + 1 :]:
+            assert not a & b
+
+
+def test_data_info_is_all_a_method_knows() -> None:
+    assert set(DataInfo.__dataclass_fields__) == {"n_images", "channels", "size"}

@@ -1,0 +1,310 @@
+"""Selectors against brute force, the naive algorithms and closed forms."""
+
+import copy
+import itertools
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from likewise.coresets import SELECTORS, facility_location, k_center, k_means, parse_budget, quality, random, select
+from likewise.errors import DataError, UsageError
+from likewise.types import Embeddings
+
+TIE = 1e-6
+K_CENTER = sys.modules["likewise.coresets.k_center"]
+FACILITY_LOCATION = sys.modules["likewise.coresets.facility_location"]
+
+
+def points(n, d=4, seed=0, unit=True):
+    x = torch.randn(n, d, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return torch.nn.functional.normalize(x, dim=1) if unit else x
+
+
+def grid(n, d=3, seed=0):
+    """Small whole numbers: full of ties and exact copies."""
+    return torch.randint(-1, 2, (n, d), generator=torch.Generator().manual_seed(seed)).double()
+
+
+def covered(x, ids):
+    """F of facility location, the slow way."""
+    u = torch.nn.functional.normalize(x, dim=1)
+    return float(((1 + u @ u[list(ids)].T) / 2).amax(1).sum()) if len(ids) else 0.0
+
+
+def naive_facility_location(x, budget, chosen=()):
+    """Every gain from the whole matrix, for every pick."""
+    u = torch.nn.functional.normalize(x, dim=1)
+    shared = ((1 + u @ u.T) / 2).numpy()
+    best = shared[:, list(chosen)].max(axis=1) if chosen else np.zeros(len(x))
+    free = [j for j in range(len(x)) if j not in chosen]
+    picks = []
+    for _ in range(budget):
+        gains = {j: np.maximum(shared[:, j] - best, 0).sum() for j in free}
+        top = max(gains.values())
+        picks.append(next(j for j in free if gains[j] >= top * (1 - TIE) or top < 1e-10))
+        free.remove(picks[-1])
+        best = np.maximum(best, shared[:, picks[-1]])
+    return picks
+
+
+def naive_k_center(x, budget, chosen=()):
+    """Distances from exact differences, one pass per pick."""
+    distance = torch.cdist(x, x, compute_mode="donot_use_mm_for_euclid_dist")
+    picks = []
+    if not chosen:
+        from_mean = (x - x.mean(0)).norm(dim=1)
+        picks.append(next(i for i in range(len(x)) if from_mean[i] <= from_mean.min() * (1 + TIE) + 1e-12))
+    while len(picks) < budget:
+        held = [*chosen, *picks]
+        near = distance[:, held].amin(1)
+        near[held] = -1
+        picks.append(next(i for i in range(len(x)) if near[i] >= near.max() * (1 - TIE)))
+    return picks
+
+
+@pytest.fixture
+def small_pools(monkeypatch):
+    """Pools so small that every branch of the lazy algorithms is walked."""
+    monkeypatch.setattr(K_CENTER, "POOL", 3)
+    monkeypatch.setattr(FACILITY_LOCATION, "POOL", 3)
+
+
+@pytest.mark.parametrize("data", [points(60), points(60, 16, 1), grid(60), grid(40, 2, 1)])
+@pytest.mark.parametrize("chosen", [[], [5, 17]])
+def test_facility_location_is_the_naive_greedy(data, chosen, small_pools):
+    held = torch.tensor(chosen) if chosen else None
+    lazy = facility_location(data, 30, chosen=held)
+    assert lazy.indices.tolist() == naive_facility_location(data, 30, chosen)
+    rise = covered(data, [*chosen, *lazy.indices]) - covered(data, chosen)
+    assert lazy.gains.sum() == pytest.approx(rise)
+    assert np.all(np.diff(lazy.gains) <= 1e-5 * lazy.gains[0])
+
+
+@pytest.mark.parametrize("data", [points(80), points(80, 16, 1, unit=False), grid(60), grid(40, 2, 1)])
+@pytest.mark.parametrize("chosen", [[], [5, 17]])
+def test_k_center_is_the_naive_greedy(data, chosen, small_pools):
+    held = torch.tensor(chosen) if chosen else None
+    lazy = k_center(data, 35, chosen=held)
+    assert lazy.indices.tolist() == naive_k_center(data, 35, chosen)
+    assert np.all(np.diff(lazy.gains) <= 1e-5 * lazy.gains[0])
+
+
+def test_pools_change_no_pick():
+    x = points(600, 8)
+    for selector, module in ((k_center, K_CENTER), (facility_location, FACILITY_LOCATION)):
+        expected = selector(x, 90)
+        pool, module.POOL = module.POOL, 2000
+        try:
+            assert selector(x, 90).indices.tolist() == expected.indices.tolist()
+        finally:
+            module.POOL = pool
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_facility_location_reaches_its_share_of_the_best(seed):
+    x = points(11, 3, seed)
+    best = max(covered(x, ids) for ids in itertools.combinations(range(11), 3))
+    assert covered(x, facility_location(x, 3).indices) >= (1 - 1 / np.e) * best
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_k_center_radius_is_at_most_twice_the_best(seed):
+    x = points(11, 3, seed, unit=False)
+    distance = torch.cdist(x, x)
+    best = min(float(distance[:, ids].amin(1).max()) for ids in itertools.combinations(range(11), 3))
+    radius = quality(x, k_center(x, 3).indices)["radius"]
+    assert best <= radius + 1e-9
+    assert radius <= 2 * best
+
+
+def test_k_center_gains_are_the_radius_before_each_pick():
+    x = points(50, unit=False)
+    selection = k_center(x, 20)
+    for rank in range(1, 20):
+        assert selection.gains[rank] == pytest.approx(quality(x, selection.indices[:rank])["radius"])
+
+
+def test_k_center_with_a_quantile_leaves_outliers_alone():
+    x = torch.cat([points(200, 4, unit=False), 100 + 100 * points(3, 4, 1)])
+    outliers = {200, 201, 202}
+    assert outliers & set(k_center(x, 10).indices.tolist())
+    picks = k_center(x, 10, quantile=0.95).indices
+    assert not outliers & set(picks.tolist())
+    assert len(set(picks.tolist())) == 10
+    with pytest.raises(UsageError, match=r"quantile=0: must be above 0"):
+        k_center(x, 10, quantile=0)
+
+
+def test_far_from_the_origin_no_digits_are_lost():
+    x = points(100, 4, unit=False)
+    assert k_center(x + 1e6, 30).indices.tolist() == k_center(x, 30).indices.tolist()
+
+
+def test_facility_location_weights_are_the_cells():
+    x = points(80)
+    selection = facility_location(x, 12)
+    nearest = (x @ x[selection.indices].T).argmax(1)
+    assert selection.weights.tolist() == np.bincount(nearest.numpy(), minlength=12).tolist()
+    assert quality(x, selection.indices)["facility_location"] == pytest.approx(2 * selection.gains.sum() / 80 - 1)
+
+
+def test_k_means_finds_planted_clusters():
+    centres = 10 * torch.eye(4, dtype=torch.float64)
+    sizes = [40, 30, 20, 10]
+    x = torch.cat([centres[i] + 0.1 * points(size, 4, i, unit=False) for i, size in enumerate(sizes)])
+    # Lloyd's start may put two centres into one cluster; of several starts the best must find all four.
+    selection = min((k_means(x, 4, seed=seed) for seed in range(10)), key=lambda s: quality(x, s.indices)["radius"])
+    assert selection.weights.tolist() == sizes
+    start = 0
+    for pick, size in zip(selection.indices, sizes, strict=True):
+        members = x[start : start + size]
+        assert pick == start + int((members - members.mean(0)).norm(dim=1).argmin())
+        start += size
+
+
+def test_k_means_reaches_a_fixed_point_of_lloyd():
+    x = points(200, 3, unit=False)
+    cell, distance = sys.modules["likewise.coresets.k_means"]._assign(
+        sys.modules["likewise.coresets.blocks"].Rows(x, 1 << 20), x[:7].clone(), torch.ones(200, dtype=torch.bool)
+    )
+    brute = torch.cdist(x, x[:7])
+    assert cell.tolist() == brute.argmin(1).tolist()
+    torch.testing.assert_close(distance, brute.amin(1).square(), atol=1e-9, rtol=1e-9)
+
+
+def test_k_means_fills_empty_clusters():
+    x = torch.tensor([[0.0], [0.0], [0.0], [0.0], [1.0]])
+    for seed in range(4):
+        selection = k_means(x, 4, seed=seed)
+        assert len(set(selection.indices.tolist())) == 4
+        assert 4 in selection.indices
+        assert selection.weights.sum() == 5
+
+
+def test_quality_is_that_of_the_definition():
+    x = points(300, 5, unit=False)
+    x[7] = 3 * x[3]  # the same direction, so a duplicate
+    x[9] = 0
+    ids = np.array([3, 20, 7, 9, 50])
+    u = torch.nn.functional.normalize(x, dim=1)
+    distance = torch.cdist(x, x[ids]).amin(1)
+    figures = quality(x, ids)
+    assert figures["facility_location"] == pytest.approx(float((u @ u[ids].T).amax(1).mean()))
+    assert figures["radius"] == pytest.approx(float(distance.max()))
+    assert figures["mean_distance"] == pytest.approx(float(distance.mean()))
+    assert figures["duplicates"] == 1
+    assert quality(x, ids, memory=1000) == pytest.approx(figures)
+    with pytest.raises(UsageError, match="indices"):
+        quality(x, [300])
+
+
+def test_random_keeps_its_order_when_images_join():
+    x = torch.zeros(100, 1)
+    keys = torch.arange(100) * 7919
+    before = [int(keys[i]) for i in random(x, 90, keys=keys, seed=3).indices]
+    more = torch.cat([torch.tensor([10**12]), keys])
+    after = [int(more[i]) for i in random(torch.zeros(101, 1), 101, keys=more, seed=3).indices]
+    assert [key for key in after if key != 10**12][:90] == before
+    assert random(x, 50, seed=0).indices.tolist() != random(x, 50, seed=1).indices.tolist()
+
+
+def test_random_is_uniform():
+    counts = np.bincount(np.concatenate([random(torch.zeros(10, 1), 3, seed=s).indices for s in range(2000)]))
+    # Each image is expected 600 times, with a standard deviation of 20.5.
+    assert np.abs(counts - 600).max() < 100
+
+
+@pytest.mark.parametrize(
+    ("budget", "n"),
+    [(0.1, 10), ("10%", 10), ("0.25", 25), (7, 7), ("7", 7), (0.0001, 1), ("100%", 100), (np.int64(4), 4), (100, 100)],
+)
+def test_budgets(budget, n):
+    assert parse_budget(budget, 100) == n
+
+
+@pytest.mark.parametrize(
+    "budget", [0, -1, 101, 1.5, 1.0, 5.0, "0%", "101%", "ten", "", "nan", None, True, float("inf"), "5.5", [3]]
+)
+def test_bad_budgets(budget):
+    with pytest.raises(UsageError, match=r"^budget .*: expected a share .* from 1 to 100$"):
+        parse_budget(budget, 100)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"method": "kcenter"}, r"selector 'kcenter' is unknown \(did you mean 'k-center'\?\); known: "),
+        ({"quantle": 0.5}, r"'quantle' is no option of k-center \(did you mean 'quantile'\?\); it takes quantile"),
+        ({"method": "random", "foo": 1}, "'foo' is no option of random; it takes none"),
+        ({"metric": "l1"}, "metric 'l1': must be one of cosine, euclidean"),
+        ({"memory": "lots"}, "memory 'lots': expected a number of bytes or a size such as 500MB or 2GB"),
+        ({"memory": 0}, "memory 0: expected"),
+        ({"chosen": [0, 0]}, "chosen: ids must be distinct and between 0 and 19"),
+        ({"chosen": [20]}, "chosen: ids must be distinct and between 0 and 19"),
+        ({"chosen": [0.5]}, "chosen: expected a list of image ids"),
+        ({"chosen": range(15), "budget": 6}, "budget 6: must be between 1 and the number of images, and 5 of 20"),
+    ],
+)
+def test_select_refuses_in_one_line(arguments, message):
+    with pytest.raises(UsageError, match=message) as error:
+        select(points(20), **arguments)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("x", [np.zeros(5), np.zeros((0, 3)), np.zeros((3, 0)), "words", np.zeros((2, 2), complex)])
+def test_select_refuses_what_is_no_matrix(x):
+    with pytest.raises(UsageError, match=r"^x"):
+        select(x, budget=1)
+
+
+def test_select_counts_rows_that_are_not_finite():
+    x = points(20)
+    x[4, 1], x[9, 0] = torch.nan, torch.inf
+    with pytest.raises(DataError, match="2 of 20 rows hold NaN or infinity, the first is row 4"):
+        select(x)
+
+
+def test_select_takes_any_array(tmp_path):
+    x = points(40).float()
+    expected = select(x, budget=8)
+    np.save(tmp_path / "x.npy", x.numpy())
+    keys = np.arange(40)
+    for same in (
+        x.numpy(),
+        np.load(tmp_path / "x.npy", mmap_mode="r"),
+        x.tolist(),
+        x.double(),
+        Embeddings(x.numpy(), keys, [""] * 40),
+    ):
+        before = copy.deepcopy(same)
+        assert select(same, budget=8).indices.tolist() == expected.indices.tolist()
+        assert np.array_equal(getattr(before, "x", before), getattr(same, "x", same))
+    assert len(select(x.half(), budget=8)) == 8
+    assert len(select(grid(40).int(), budget=8)) == 8
+
+
+def test_select_says_what_it_did():
+    x = points(40, unit=False)
+    selection = select(x, "k-center", "20%", seed=3, quantile=0.9)
+    assert {"method": "k-center", "seed": 3, "budget": 8, "n_pool": 40}.items() <= selection.meta.items()
+    assert selection.meta["options"] == {"metric": "cosine", "quantile": 0.9}
+    unit = torch.nn.functional.normalize(x, dim=1)
+    assert selection.quality == pytest.approx(quality(unit, selection.indices))
+    assert selection.meta["random_quality"] == pytest.approx(quality(unit, random(unit, 8, seed=3).indices))
+    raw = select(x, "k-center", 8, metric="euclidean")
+    assert raw.indices.tolist() == k_center(x, 8).indices.tolist()
+
+
+def test_select_takes_a_function():
+    selection = select(points(20), random, 5)
+    assert selection.meta["method"] == "random"
+    assert len(selection) == 5
+
+
+def test_cosine_ignores_lengths():
+    x = points(40)
+    lengths = torch.linspace(0.1, 10, 40, dtype=torch.float64)[:, None]
+    for method in SELECTORS:
+        assert select(x * lengths, method, 9).indices.tolist() == select(x, method, 9).indices.tolist()

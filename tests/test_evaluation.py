@@ -1,0 +1,275 @@
+"""Protocols against scikit-learn, naive loops and closed forms."""
+
+import sys
+
+import numpy as np
+import pytest
+import torch
+from sklearn.datasets import load_digits
+from sklearn.linear_model import LogisticRegression
+
+from likewise.errors import DataError, UsageError
+from likewise.evaluation import alignment, describe, few_label, health, knn, linear, map2d
+from likewise.evaluation.health import alpha, rankme, std, uniformity
+from likewise.evaluation.labelled import labelled
+from likewise.types import Embeddings
+
+KNN = sys.modules["likewise.evaluation.knn"]
+LINEAR = sys.modules["likewise.evaluation.linear"]
+
+
+def embeddings(x, labels=None, classes=None, first=0):
+    x = np.asarray(x, dtype=np.float32)
+    return Embeddings(x, np.arange(first, first + len(x)), [""] * len(x), labels, classes)
+
+
+@pytest.fixture(scope="module")
+def digits():
+    x, y = load_digits(return_X_y=True)
+    return embeddings(x[:1000], y[:1000]), embeddings(x[1000:], y[1000:], first=1000)
+
+
+def naive_knn(train, test, k, temperature):
+    x = train.x.astype(float) - train.x.astype(float).mean(0)
+    z = test.x.astype(float) - train.x.astype(float).mean(0)
+    right = 0
+    for row, label in zip(z, test.labels, strict=True):
+        similarity = x @ row / np.maximum(np.linalg.norm(x, axis=1) * np.linalg.norm(row), 1e-12)
+        near = np.argsort(-similarity)[:k]
+        votes = np.bincount(train.labels[near], np.exp(similarity[near] / temperature))
+        right += votes.argmax() == label
+    return right / len(z)
+
+
+def test_knn_is_the_naive_vote(digits):
+    result = knn(*digits)
+    assert result["version"] == "knn-v1"
+    assert result["k"] == 20
+    # Float32 may turn a near tie: one image at most.
+    assert result["accuracy"] == pytest.approx(naive_knn(*digits, 20, 0.07), abs=1.5 / 797)
+    assert result["accuracy_200"] == pytest.approx(naive_knn(*digits, 200, 0.07), abs=1.5 / 797)
+    assert result["plain"] == pytest.approx(naive_knn(*digits, 20, 1e9), abs=3 / 797)
+    assert result["accuracy"] > 0.9
+
+
+def test_knn_in_blocks(digits, monkeypatch):
+    expected = knn(*digits)
+    monkeypatch.setattr(KNN, "TRAIN_BLOCK", 130)
+    monkeypatch.setattr(KNN, "TEST_BLOCK", 50)
+    assert knn(*digits) == pytest.approx(expected, abs=1.5 / 797)
+
+
+@pytest.mark.parametrize("n", [63, 64, 1000, 5003])
+def test_nearest_are_the_nearest(n):
+    generator = torch.Generator().manual_seed(n)
+    queries, x = torch.randn(9, 8, generator=generator), torch.randn(n, 8, generator=generator)
+    values, which = KNN.nearest(queries, x, 20)
+    expected = (queries @ x.T).sort(dim=1, descending=True)
+    torch.testing.assert_close(values, expected.values[:, :20])
+    assert torch.equal(which, expected.indices[:, :20])
+
+
+def test_knn_ties_go_to_the_lower_class():
+    train = embeddings([[1.0, 0], [1, 0], [-1, 0], [-1, 0]], np.array([2, 1, 0, 3]))
+    test = embeddings([[5.0, 0], [-5, 0]], np.array([1, 0]))
+    assert knn(train, test, k=2)["accuracy"] == 1.0
+
+
+def test_knn_of_zero_vectors():
+    train = embeddings([[0.0, 0], [0, 0], [0, 0]], np.array([0, 1, 1]))
+    result = knn(train, train)
+    assert result["k"] == 3
+    assert result["accuracy"] == pytest.approx(2 / 3)
+    assert "accuracy_200" not in result
+
+
+@pytest.mark.parametrize("options", [{"k": 0}, {"temperature": 0.0}])
+def test_knn_refuses(digits, options):
+    with pytest.raises(UsageError, match="both must be positive"):
+        knn(*digits, **options)
+
+
+@pytest.mark.parametrize("l2", [1e-1, 1e-3])
+def test_linear_is_scikit_learns_logistic_regression(digits, l2):
+    data = LINEAR.standardise(labelled(*digits))
+    x, x_test = data.x, data.x_test
+    weights = LINEAR.fit(x, data.y, l2, torch.zeros(65, 10))
+    oracle = LogisticRegression(C=1 / (len(x) * l2), max_iter=2000, tol=1e-8).fit(x.numpy(), data.y.numpy())
+    difference = weights[:-1].T - torch.from_numpy(oracle.coef_)
+    assert difference.norm() < 0.01 * np.linalg.norm(oracle.coef_)
+    expected = oracle.score(x_test.numpy(), data.y_test.numpy())
+    assert LINEAR.accuracy(weights, x_test, data.y_test) == pytest.approx(expected, abs=1.5 / 797)
+
+
+def test_linear_chooses_on_a_tenth_of_train(digits):
+    result = linear(*digits)
+    assert result["version"] == "linear-v1"
+    assert result["l2"] in LINEAR.L2
+    assert result["accuracy"] > 0.88
+    assert (100 * result["validation"]) == pytest.approx(round(100 * result["validation"]))  # of 100 images
+    assert linear(*digits) == result
+
+
+def test_linear_does_not_look_at_test(digits):
+    train, test = digits
+    wrong = embeddings(test.x, (test.labels + 1) % 10, first=1000)
+    assert {**linear(train, wrong), "accuracy": 0} == {**linear(train, test), "accuracy": 0}
+
+
+def test_linear_does_not_depend_on_the_order_of_train(digits):
+    train, test = digits
+    shuffled = train.rows(np.random.default_rng(0).permutation(len(train)))
+    assert linear(shuffled, test)["accuracy"] == pytest.approx(linear(train, test)["accuracy"], abs=0.01)
+    assert linear(shuffled, test)["l2"] == linear(train, test)["l2"]
+
+
+def test_constant_channels_do_no_harm(digits):
+    def more(e):
+        return embeddings(np.concatenate([e.x, np.full((len(e), 1), 1e4)], 1), e.labels, first=int(e.keys[0]))
+
+    train, test = digits
+    assert linear(more(train), more(test))["accuracy"] == pytest.approx(linear(train, test)["accuracy"], abs=0.005)
+
+
+def test_few_labels(digits):
+    one = few_label(*digits)
+    assert one["labels"] == 10
+    tenth = few_label(*digits, share=0.1)
+    assert tenth["labels"] == pytest.approx(100, abs=3)
+    assert 0.3 < one["accuracy"] < tenth["accuracy"] < linear(*digits)["accuracy"]
+    assert tenth["spread"] > 0
+    assert few_label(*digits, share=1.0, n_draws=1)["spread"] == 0
+    with pytest.raises(UsageError, match="share=0: must be above 0"):
+        few_label(*digits, share=0)
+    with pytest.raises(UsageError, match="n_draws=0: must be at least 1"):
+        few_label(*digits, n_draws=0)
+
+
+def test_rankme_in_closed_form():
+    generator = torch.Generator().manual_seed(0)
+    assert rankme(torch.linalg.qr(torch.randn(500, 32, generator=generator))[0]) == pytest.approx(32, abs=0.01)
+    assert rankme(torch.randn(500, 1, generator=generator) @ torch.randn(1, 32, generator=generator)) < 1.01
+    assert rankme(torch.randn(2048, 512, generator=generator)) == pytest.approx(494.8, abs=0.5)
+    assert rankme(torch.randn(10, 64, generator=generator)) <= 10.01
+    assert np.isfinite(rankme(torch.zeros(5, 3)))
+    x = torch.randn(200, 20, generator=generator)
+    p = torch.linalg.svdvals(x.double())
+    p = p / p.sum() + 1e-7
+    assert rankme(x) == pytest.approx(float((-p * p.log()).sum().exp()))
+
+
+def test_alpha_is_the_slope():
+    generator = torch.Generator().manual_seed(0)
+    basis = torch.linalg.qr(torch.randn(400, 65, generator=generator, dtype=torch.float64))[0]
+    basis = torch.linalg.qr(torch.cat([torch.ones(400, 1, dtype=torch.float64), basis], 1))[0][:, 1:]  # mean zero
+    for slope in (0.5, 1.0, 2.0):
+        x = basis * torch.arange(1, 66, dtype=torch.float64).pow(-slope / 2)
+        assert alpha(x) == pytest.approx(slope, abs=1e-6)
+    assert alpha(torch.ones(5, 3)) is None
+
+
+def test_uniformity_in_closed_form():
+    generator = torch.Generator().manual_seed(0)
+    assert uniformity(torch.randn(2000, 512, generator=generator)) == pytest.approx(-3.98, abs=0.02)
+    assert uniformity(torch.randn(2000, 2, generator=generator)) == pytest.approx(-1.58, abs=0.05)
+    assert uniformity(torch.ones(10, 3)) == pytest.approx(0)
+    assert uniformity(torch.tensor([[1.0, 0], [-3, 0]])) == pytest.approx(-8)
+
+
+def test_alignment_in_closed_form():
+    x = torch.randn(50, 8, generator=torch.Generator().manual_seed(0))
+    assert alignment(x, 3 * x) == pytest.approx(0, abs=1e-9)
+    assert alignment(x, -x) == pytest.approx(4)
+    assert alignment(torch.eye(4), torch.eye(4).roll(1, 0)) == pytest.approx(2)
+    with pytest.raises(DataError, match=r"shapes \(4, 4\) and \(3, 4\)"):
+        alignment(torch.eye(4), torch.eye(4)[:3])
+
+
+def test_std_is_one_for_an_even_spread():
+    x = torch.randn(2000, 64, generator=torch.Generator().manual_seed(0))
+    assert std(x) == pytest.approx(1, abs=0.01)
+    assert std(torch.ones(10, 4)) == pytest.approx(0)
+
+
+@pytest.mark.parametrize(
+    ("x", "collapsed"),
+    [
+        (np.random.default_rng(0).normal(size=(300, 32)), False),
+        (np.random.default_rng(0).normal(size=(300, 32)) + 3, False),
+        (np.random.default_rng(0).normal(size=(300, 2)), False),
+        (np.ones((300, 32)), True),
+        (np.zeros((300, 32)), True),
+        (np.ones((300, 32)) + 1e-3 * np.random.default_rng(0).normal(size=(300, 32)), True),
+        (np.outer(np.random.default_rng(0).normal(size=300), np.ones(32)), True),
+    ],
+)
+def test_health_tells_collapse(x, collapsed):
+    assert health(embeddings(x))["collapsed"] is collapsed
+
+
+def test_classes_are_matched_by_name():
+    x = np.eye(3)
+    train = embeddings(x, np.array([0, 1, 2]), ["cat", "dog", "owl"])
+    test = embeddings(x, np.array([1, 2, 0]), ["owl", "cat", "dog"])
+    assert knn(train, test, k=1)["accuracy"] == 1.0
+    strange = embeddings(x, np.array([0, 1, 1]), ["cat", "emu"])
+    assert knn(train, strange, k=1)["accuracy"] == pytest.approx(1 / 3)
+    with pytest.raises(UsageError, match="no class of the test images occurs"):
+        knn(train, embeddings(x, np.array([0, 0, 0]), ["emu"]))
+
+
+def test_images_without_a_label_are_left_out():
+    train = embeddings(np.eye(4), np.array([0, 1, -1, 1]))
+    test = embeddings(np.eye(4), np.array([0, 1, -1, -1]))
+    assert knn(train, test, k=1)["accuracy"] == 1.0
+
+
+def test_describe():
+    full = {
+        "knn": {"accuracy": 0.71},
+        "linear": {"accuracy": 0.8},
+        "few-label": {"accuracy": 0.5, "labels": 100},
+        "health": {"rankme": 60.0, "dim": 256, "collapsed": True},
+    }
+    assert describe(full) == (
+        "k-NN finds the right class for 71 % of the held-out images, a linear probe for 80 %, "
+        "a linear probe with 100 labels for 50 %. "
+        "The features use about 60 of 256 dimensions; they have collapsed: all images look alike to the encoder."
+    )
+    assert describe({"linear": {"accuracy": 0.8}}).startswith("A linear probe finds the right class for 80 %")
+    assert describe({"health": {"collapsed": False}}) == "Nothing has collapsed."
+    assert describe({"health": {"rankme": float("nan")}, "knn": {}, "other": {"x": 1}}) == "Nothing was measured."
+    assert describe({}) == "Nothing was measured."
+
+
+@pytest.mark.parametrize("method", ["pca", "tsne"])
+def test_map2d_keeps_clusters_apart(method):
+    generator = np.random.default_rng(0)
+    x = np.concatenate([np.eye(8)[i] + 0.02 * generator.normal(size=(20, 8)) for i in range(3)])
+    before = x.copy()
+    points = map2d(x, method=method)
+    assert points.shape == (60, 2)
+    assert np.abs(points).max() == pytest.approx(1)
+    assert np.array_equal(points, map2d(x, method=method))
+    assert np.array_equal(x, before)
+    centres = points.reshape(3, 20, 2).mean(1)
+    own = np.linalg.norm(points.reshape(3, 20, 2) - centres[:, None], axis=2).max()
+    assert own < min(np.linalg.norm(centres[i] - centres[j]) for i, j in ((0, 1), (0, 2), (1, 2))) / 2
+
+
+@pytest.mark.parametrize("method", ["pca", "tsne"])
+@pytest.mark.parametrize("x", [np.ones((1, 4)), np.zeros((5, 4)), np.random.default_rng(0).normal(size=(5, 1))])
+def test_map2d_of_little(method, x):
+    points = map2d(x, method=method)
+    assert points.shape == (len(x), 2)
+    assert np.isfinite(points).all()
+
+
+def test_map2d_refuses(monkeypatch):
+    with pytest.raises(UsageError, match="method 'isomap': must be one of pca, tsne, umap"):
+        map2d(np.eye(3), method="isomap")
+    with pytest.raises(UsageError, match="at most 3,000 points, not 3,001"):
+        map2d(np.zeros((3001, 2)), method="tsne")
+    monkeypatch.setitem(sys.modules, "umap", None)
+    with pytest.raises(UsageError, match=r"pip install 'likewise\[maps\]'"):
+        map2d(np.eye(3), method="umap")

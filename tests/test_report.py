@@ -1,0 +1,436 @@
+"""The report: what it reads, what it says, and that the page is one harmless file."""
+
+import csv
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Sequence
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.decomposition import PCA
+from sklearn.neighbors import NearestNeighbors
+
+import likewise.report
+from likewise.errors import DataError, UsageError
+from likewise.report import write_report
+from likewise.report.folders import THUMB_BYTES, read_folders
+from likewise.report.layout import flat_map, kept, neighbours
+from likewise.report.verdict import headline, scores
+
+HOSTILE = "<script>alert(1)</script>\u2028'\"&{{ 7*7 }}.png"
+
+
+def json_lines(path: Path, rows: Sequence[object]) -> None:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+def make_run(path: Path, **changes: Any) -> Path:
+    """A run folder with every file; a change gives a file other content, None leaves it out."""
+    (path / "pictures").mkdir(parents=True)
+    Image.new("RGB", (40, 20), (200, 90, 30)).save(path / "pictures" / "views.png")
+    files: dict[str, Any] = {
+        "recipe.toml": 'method = "simclr"\n',
+        "resolved.toml": 'method = "simclr"\nencoder = "convnet"\nsteps = 30\n',
+        "environment.json": json.dumps({"likewise": "0.1.0", "command": ["likewise", "pretrain", HOSTILE]}),
+        "metrics.jsonl": "".join(
+            json.dumps({"step": i, "loss": 5 - i / 10, "terms": {"a": 3.0, "b": 2 - i / 10}, "rank": 4.0, "knn": 0.5})
+            + "\n"
+            for i in range(30)
+        ),
+        "status.json": json.dumps({"state": "finished", "steps": 30, "verdict": "Finished.", "seconds": 61}),
+        "scan.json": json.dumps(
+            {"images": 40, "bad": [{"path": HOSTILE, "reason": "truncated"}], "duplicates": [["a", HOSTILE]], "cut": 1}
+        ),
+        "evaluation.jsonl": evaluation_lines(pixels=0.38, untrained=0.47, learned=0.85),
+        "README.md": f"# {HOSTILE}\n",
+        **changes,
+    }
+    for name, content in files.items():
+        if content is not None:
+            (path / name).write_text(content, encoding="utf-8")
+    return path
+
+
+def evaluation_lines(**accuracy: float) -> str:
+    names = {"learned": "runs/mine", "untrained": "untrained"}
+    rows = [
+        {"model": names.get(kind, kind), "data": "digits", "protocols": {"knn": {"accuracy": value, "k": 20}}}
+        for kind, value in accuracy.items()
+    ]
+    return "".join(json.dumps(row) + "\n" for row in rows)
+
+
+def make_embeddings(path: Path, x: np.ndarray, labels: Sequence[str] = (), name: str = "image {}.png") -> Path:
+    (path / "thumbs").mkdir(parents=True)
+    np.save(path / "x.npy", x.astype(np.float32))
+    with open(path / "items.csv", "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["id", "key", "path", "label"])
+        for i in range(len(x)):
+            writer.writerow([i, i + 1000, name.format(i), labels[i] if len(labels) else ""])
+            Image.new("RGB", (6, 5), (i % 256, i // 256, 128)).save(path / "thumbs" / f"{i:06d}.png")
+    (path / "meta.json").write_text(json.dumps({"model": "runs/mine", "shape": list(x.shape)}))
+    return path
+
+
+def make_selection(path: Path, ids: Sequence[int], embeddings: Path, name: str = "image {}.png") -> Path:
+    path.mkdir()
+    with open(path / "selection.csv", "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["rank", "id", "path", "gain", "weight"])
+        writer.writerows([rank, i, name.format(i), 1 / (rank + 1), ""] for rank, i in enumerate(ids))
+    quality = {"facility_location": 0.9, "radius": 0.5}
+    random_quality = {"facility_location": 0.8, "radius": 0.7}
+    meta = {"method": "k-center", "n": len(ids), "quality": quality, "random_quality": random_quality, "seconds": 0.1}
+    (path / "selection.json").write_text(json.dumps({**meta, "embeddings": str(embeddings)}))
+    return path
+
+
+def clusters(n: int = 40, seed: int = 0) -> tuple[np.ndarray, list[str]]:
+    """Four groups of directions, and their names."""
+    rng = np.random.default_rng(seed)
+    group = np.arange(n) % 4
+    return np.eye(8)[group] + 0.05 * rng.standard_normal((n, 8)), [f"class {i}" for i in group]
+
+
+class Page(HTMLParser):
+    """The tags of a page, and the text of its scripts and of the rest."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.scripts: list[str] = []
+        self.text = ""
+        self.inside = ""
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        self.inside = tag
+        if tag == "script":
+            self.scripts.append("")
+
+    def handle_endtag(self, tag: str) -> None:
+        self.inside = ""
+
+    def handle_data(self, text: str) -> None:
+        if self.inside == "script":
+            self.scripts[-1] += text
+        elif self.inside != "style":
+            self.text += text
+
+    @property
+    def data(self) -> Any:
+        return json.loads(self.scripts[0])
+
+
+def everything(folder: Path, name: str) -> str:
+    """A page on one folder of each kind, where `name` stands in every place that others may fill."""
+    x, labels = clusters()
+    pattern = "{} " + name.replace("{", "{{").replace("}", "}}")
+    embeddings = make_embeddings(folder / "emb", x, [f"{label} {name}" for label in labels], pattern)
+    files = {
+        "environment.json": {"likewise": "0.1.0", "command": ["likewise", "pretrain", name], name: 1},
+        "status.json": {"state": "finished", "verdict": name},
+        "scan.json": {"images": 40, "bad": [{"path": name, "reason": name}], "duplicates": [["a", name]]},
+        "metrics.jsonl": {"step": 0, "loss": 1.0, "terms": {"a": 3.0, name: 2.0}, "knn": 0.5},
+    }
+    run = make_run(
+        folder / "run", **{file: json.dumps(content) + "\n" for file, content in files.items()}, **{"README.md": name}
+    )
+    selection = make_selection(folder / "sel", [3, 0, 10], embeddings, pattern)
+    write_report([run, embeddings, selection], folder / "report.html", title=name)
+    return (folder / "report.html").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def hostile_page(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return everything(tmp_path_factory.mktemp("hostile"), HOSTILE)
+
+
+# The page ---------------------------------------------------------------------------------------------------------
+
+
+def test_hostile_names_are_text_and_nothing_else(hostile_page: str, tmp_path: Path) -> None:
+    page, harmless = Page(hostile_page), Page(everything(tmp_path, "photo.png"))
+    outline = [(tag, list(attributes)) for tag, attributes in page.tags]
+    assert outline == [(tag, list(attributes)) for tag, attributes in harmless.tags]
+    assert page.text == harmless.text.replace("photo.png", HOSTILE)
+    assert "<" not in page.scripts[0]
+    assert page.data == json.loads(harmless.scripts[0].replace("photo.png", json.dumps(HOSTILE)[1:-1]))
+
+
+def test_the_data_of_the_page_say_what_the_folders_say(tmp_path: Path) -> None:
+    embeddings = make_embeddings(tmp_path / "emb", *clusters())
+    selection = make_selection(tmp_path / "sel", [3, 0, 10], embeddings)
+    write_report([make_run(tmp_path / "run"), embeddings, selection], tmp_path / "report.html")
+    data = Page((tmp_path / "report.html").read_text(encoding="utf-8")).data
+    (shown,) = data["maps"]
+    assert shown["paths"][7] == "image 7.png"
+    assert [shown["classes"][i] for i in shown["labels"][:4]] == [f"class {i}" for i in range(4)]
+    assert shown["selections"] == [{"name": "sel", "rows": [3, 0, 10], "total": 3}]
+    loss, knn, *_ = data["charts"]
+    assert [series["name"] for series in loss["series"]] == ["sum", "a", "b"]
+    assert loss["series"][0]["points"] == [[i, pytest.approx(5 - i / 10)] for i in range(30)]
+    assert {line["name"]: line["y"] for line in knn["lines"]} == {"raw pixels": 0.38, "untrained encoder": 0.47}
+
+
+def test_the_page_refers_to_nothing_outside_itself(hostile_page: str) -> None:
+    for tag, attributes in Page(hostile_page).tags:
+        assert tag not in ("link", "iframe", "object", "embed", "base", "form"), tag
+        for name in ("src", "href", "srcset", "action", "poster", "data"):
+            value = attributes.get(name)
+            assert value is None or value.startswith(("#", "data:")), (tag, name, value)
+    assert "default-src 'none'" in hostile_page
+    ours = Path(likewise.report.__file__).parent
+    for file in ("page.html", "page.css", "page.js"):
+        text = (ours / file).read_text(encoding="utf-8")
+        assert not re.search(r"https?:|//[a-z]+\.|url\(|@import|fetch\(|XMLHttpRequest|innerHTML", text), file
+
+
+def test_every_image_has_a_text_and_every_chart_a_summary(hostile_page: str) -> None:
+    tags = Page(hostile_page).tags
+    images = [attributes for tag, attributes in tags if tag == "img"]
+    assert images
+    assert all(attributes.get("alt") for attributes in images)
+    plots = [attributes for _, attributes in tags if "data-chart" in attributes]
+    assert len(plots) == 3
+    assert all(attributes["role"] == "img" and attributes["aria-label"] for attributes in plots)
+
+
+def test_answer_and_bytes(tmp_path: Path) -> None:
+    x, labels = clusters(12)
+    out = tmp_path / "deep" / "report.html"
+    answer = write_report([make_embeddings(tmp_path / "emb", x, labels)], out)
+    assert set(answer) == {"report", "images", "seconds", "bytes"}
+    assert answer["report"] == str(out)
+    assert answer["images"] == 12
+    assert answer["bytes"] == out.stat().st_size
+
+
+def test_same_folders_same_page(tmp_path: Path) -> None:
+    folder = make_embeddings(tmp_path / "emb", *clusters())
+    for name in ("a.html", "b.html"):
+        write_report([folder], tmp_path / name)
+    assert (tmp_path / "a.html").read_bytes() == (tmp_path / "b.html").read_bytes()
+
+
+def test_several_runs_are_compared_in_one_table(tmp_path: Path) -> None:
+    other = 'method = "vicreg"\nencoder = "resnet18"\n'
+    runs = [make_run(tmp_path / "one"), make_run(tmp_path / "two", **{"resolved.toml": other})]
+    write_report(runs, tmp_path / "report.html")
+    page = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
+    assert re.search(r"Method\s*simclr\s*vicreg", page.text)
+    assert [chart["title"] for chart in page.data["charts"][:3]] == ["Loss of one", "Loss of two", "k-NN accuracy"]
+    assert [series["name"] for series in page.data["charts"][2]["series"]] == ["one", "two"]
+
+
+def test_a_bare_run_still_gives_a_page_that_says_what_is_missing(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "status.json").write_text('{"state": "running"}')
+    write_report([tmp_path / "run"], tmp_path / "report.html")
+    text = Page((tmp_path / "report.html").read_text(encoding="utf-8")).text
+    assert "metrics.jsonl" in text
+    assert "scan.json" in text
+    assert "no evaluation" in text
+
+
+def test_no_torch_is_needed(tmp_path: Path) -> None:
+    folder = make_embeddings(tmp_path / "emb", *clusters(8))
+    code = (
+        "import sys; sys.modules['torch'] = None\n"
+        "from pathlib import Path; from likewise.report import write_report\n"
+        "write_report([Path(sys.argv[1])], Path(sys.argv[2]))"
+    )
+    subprocess.run([sys.executable, "-c", code, str(folder), str(tmp_path / "report.html")], check=True)
+    assert (tmp_path / "report.html").is_file()
+
+
+# The folders ------------------------------------------------------------------------------------------------------
+
+
+def test_an_unknown_folder_is_refused_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    with pytest.raises(DataError, match="photos") as caught:
+        write_report([tmp_path / "photos"], tmp_path / "report.html")
+    assert "\n" not in str(caught.value)
+    with pytest.raises(DataError, match="no such folder"):
+        write_report([tmp_path / "nowhere"], tmp_path / "report.html")
+    with pytest.raises(DataError, match="no folder given"):
+        write_report([], tmp_path / "report.html")
+    with pytest.raises(UsageError, match="is a folder"):
+        write_report([make_run(tmp_path / "run")], tmp_path / "photos")
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("metrics.jsonl", '{"step": 0}\nnot json\n{"step": 2}\n', "line 2"),
+        ("status.json", "[]", "expected a JSON object"),
+        ("scan.json", "{", "not valid JSON"),
+        ("resolved.toml", "steps = = 3", "not valid TOML"),
+    ],
+)
+def test_a_broken_file_is_named(tmp_path: Path, file: str, content: str, message: str) -> None:
+    with pytest.raises(DataError, match=message) as caught:
+        write_report([make_run(tmp_path / "run", **{file: content})], tmp_path / "report.html")
+    assert file in str(caught.value)
+
+
+def test_a_line_cut_short_and_values_that_are_no_numbers_are_passed_over(tmp_path: Path) -> None:
+    lines = '{"step": 0, "loss": 2.0}\n{"step": 1, "loss": NaN}\n{"step": 2, "loss": Infinity}\n{"step": 3, "lo'
+    write_report([make_run(tmp_path / "run", **{"metrics.jsonl": lines})], tmp_path / "report.html")
+    page = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
+    assert page.data["charts"][0]["series"] == [{"name": "sum", "points": [[0, 2]]}]
+
+
+def test_embeddings_that_do_not_fit_together_are_refused(tmp_path: Path) -> None:
+    folder = make_embeddings(tmp_path / "emb", clusters(5)[0])
+    np.save(folder / "x.npy", np.zeros((4, 8), dtype=np.float32))
+    with pytest.raises(DataError, match=r"4 rows but items\.csv 5"):
+        read_folders([folder])
+    np.save(folder / "x.npy", np.full((5, 8), np.nan, dtype=np.float32))
+    with pytest.raises(DataError, match="not finite"):
+        read_folders([folder])
+    np.save(folder / "x.npy", np.array([{}], dtype=object), allow_pickle=True)
+    with pytest.raises(DataError, match=r"x\.npy"):
+        read_folders([folder])
+
+
+def test_thumbnails_are_capped_in_number_and_in_bytes(tmp_path: Path) -> None:
+    folder = make_embeddings(tmp_path / "many", np.zeros((2100, 2)))
+    (shown,) = read_folders([folder])[1]
+    assert len(shown.ids) == 2000
+    assert shown.ids == sorted(set(shown.ids))
+    assert "2,000 of the 2,100" in shown.notes[0]
+    folder = make_embeddings(tmp_path / "large", np.zeros((30, 2)))
+    for file in (folder / "thumbs").iterdir():
+        file.write_bytes(bytes(THUMB_BYTES // 10))
+    (shown,) = read_folders([folder])[1]
+    assert 8 <= len(shown.ids) <= 10
+
+
+def test_a_selection_brings_its_embeddings_along(tmp_path: Path) -> None:
+    embeddings = make_embeddings(tmp_path / "emb", *clusters(12))
+    selection = make_selection(tmp_path / "sel", [5, 2], embeddings)
+    write_report([selection], tmp_path / "report.html")
+    page = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
+    assert page.data["maps"][0]["selections"][0]["rows"] == [5, 2]
+    assert re.search(r"k-center, 2 images\s*0\.900\s*0\.500\s*random, 2 images\s*0\.800\s*0\.700", page.text)
+    picks = [attributes["alt"] for tag, attributes in page.tags if tag == "img" and ": " in str(attributes.get("alt"))]
+    assert picks == ["1: image 5.png", "2: image 2.png"]
+
+
+def test_a_selection_whose_embeddings_moved_finds_them_by_its_images(tmp_path: Path) -> None:
+    embeddings = make_embeddings(tmp_path / "emb", *clusters(12))
+    selection = make_selection(tmp_path / "sel", [5, 2], tmp_path / "gone")
+    write_report([selection, embeddings], tmp_path / "report.html")
+    assert Page((tmp_path / "report.html").read_text(encoding="utf-8")).data["maps"][0]["selections"]
+    write_report([selection], tmp_path / "alone.html")
+    assert "were not found" in (tmp_path / "alone.html").read_text(encoding="utf-8")
+
+
+# The judgement ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "sentence"),
+    [
+        ({"pixels": 0.38, "untrained": 0.47, "learned": 0.85}, "learned something useful"),
+        ({"pixels": 0.857, "untrained": 0.80, "learned": 0.92}, "learned something useful"),
+        ({"pixels": 0.46, "untrained": 0.40, "learned": 0.50}, "learned a little"),
+        ({"pixels": 0.46, "untrained": 0.40, "learned": 0.463}, "no better than raw pixels"),
+        ({"pixels": 0.40, "untrained": 0.46, "learned": 0.41}, "worse than an untrained encoder"),
+        ({"learned": 0.85}, "85 in a hundred"),
+    ],
+)
+def test_the_headline_weighs_what_was_learned_against_the_baselines(
+    tmp_path: Path, accuracy: dict[str, float], sentence: str
+) -> None:
+    runs, _, _ = read_folders([make_run(tmp_path / "run", **{"evaluation.jsonl": evaluation_lines(**accuracy)})])
+    assert sentence in headline(runs, [])
+
+
+@pytest.mark.parametrize(
+    ("status", "sentence"),
+    [
+        ({"state": "diverged"}, "diverged"),
+        ({"state": "collapsed"}, "collapsed"),
+        ({"state": "finished", "health": {"rankme": 71.3, "collapsed": False}}, "about 71 directions"),
+        ({"state": "finished", "health": {"rankme": 1.0, "collapsed": True}}, "have collapsed"),
+        ({"state": "finished"}, "no evaluation"),
+    ],
+)
+def test_the_headline_without_labels(tmp_path: Path, status: dict[str, Any], sentence: str) -> None:
+    run = make_run(
+        tmp_path / "run", **{"status.json": json.dumps(status), "evaluation.jsonl": None, "metrics.jsonl": None}
+    )
+    assert sentence in headline(read_folders([run])[0], [])
+
+
+def test_the_last_evaluation_of_a_model_counts(tmp_path: Path) -> None:
+    lines = evaluation_lines(learned=0.5, pixels=0.4) + evaluation_lines(learned=0.6)
+    runs, _, _ = read_folders([make_run(tmp_path / "run", **{"evaluation.jsonl": lines})])
+    assert [(score.kind, score.accuracy) for score in scores(runs)] == [("pixels", 0.4), ("learned", 0.6)]
+
+
+# The layout -------------------------------------------------------------------------------------------------------
+
+
+def test_neighbours_are_those_of_scikit_learn() -> None:
+    x = np.random.default_rng(1).standard_normal((600, 5))  # more than two blocks
+    near, cosine = neighbours(x, 4)
+    distance, index = NearestNeighbors(n_neighbors=5, metric="cosine", algorithm="brute").fit(x).kneighbors(x)
+    np.testing.assert_array_equal(near, index[:, 1:])
+    np.testing.assert_allclose(cosine, 1 - distance[:, 1:], atol=1e-12)
+
+
+def test_neighbours_at_equal_distance_come_in_order_and_an_image_is_not_its_own() -> None:
+    near, cosine = neighbours(np.ones((5, 3)), 10)
+    np.testing.assert_array_equal(near, [[j for j in range(5) if j != i] for i in range(5)])
+    np.testing.assert_allclose(cosine, 1)
+    assert neighbours(np.ones((1, 3)))[0].shape == (1, 0)
+    assert np.isfinite(neighbours(np.zeros((3, 2)))[1]).all()
+
+
+def test_a_small_map_is_that_of_pca() -> None:
+    x = np.random.default_rng(2).standard_normal((20, 6))
+    places, way = flat_map(x)
+    assert way == "PCA"
+    expected = PCA(2).fit_transform(x / np.linalg.norm(x, axis=1, keepdims=True))
+    distances = [np.linalg.norm(y[:, None] - y[None], axis=2) for y in (places, expected)]
+    np.testing.assert_allclose(distances[0] / distances[0].max(), distances[1] / distances[1].max(), atol=1e-6)
+    assert places.min() >= 0
+    assert places.max() <= 1
+
+
+def test_a_large_map_keeps_groups_together() -> None:
+    x, labels = clusters(120)
+    places, way = flat_map(x)
+    assert way == "t-SNE"
+    nearest = NearestNeighbors(n_neighbors=2).fit(places).kneighbors(places)[1][:, 1]
+    assert all(labels[i] == labels[j] for i, j in enumerate(nearest))
+    np.testing.assert_array_equal(places, flat_map(x)[0])
+
+
+@pytest.mark.parametrize("shape", [(0, 4), (1, 4), (2, 1), (3, 1), (40, 1), (40, 3)])
+def test_a_map_of_hardly_anything_is_still_one(shape: tuple[int, int]) -> None:
+    places, _ = flat_map(np.ones(shape))
+    assert places.shape == (shape[0], 2)
+    np.testing.assert_allclose(places, 0.5)
+
+
+def test_kept_counts_the_neighbours_that_stay() -> None:
+    angle = np.linspace(0, 3, 12)
+    near, _ = neighbours(np.stack([np.cos(angle), np.sin(angle)], axis=1), 2)
+    assert kept(near, np.stack([angle, 0 * angle], axis=1)) == pytest.approx(1, abs=0.1)
+    flat = np.random.default_rng(3).uniform(size=(12, 2))
+    index = NearestNeighbors(n_neighbors=3).fit(flat).kneighbors(flat)[1][:, 1:]
+    expected = np.mean([len(set(a) & set(b)) / 2 for a, b in zip(near, index, strict=True)])
+    assert kept(near, flat) == pytest.approx(expected)
