@@ -68,8 +68,9 @@ def test_terms_are_finite_scalars(method: Method, images: ImageSet) -> None:
 
 
 def test_terms_are_finite_in_bfloat16(method: Method, images: ImageSet) -> None:
+    batch = batch_of(method, images)
     with torch.autocast("cpu", torch.bfloat16):
-        step = method.step(batch_of(method, images))
+        step = method.step(batch)
     assert all(torch.isfinite(value) and value.dtype == torch.float32 for value in step.terms.values())
 
 

@@ -139,8 +139,8 @@ def test_few_labels(digits):
     assert 0.3 < one["accuracy"] < tenth["accuracy"] < linear(*digits)["accuracy"]
     assert tenth["spread"] > 0
     assert few_label(*digits, share=1.0, n_draws=1)["spread"] == 0
-    with pytest.raises(UsageError, match="share=0: must be above 0"):
-        few_label(*digits, share=0)
+    with pytest.raises(UsageError, match=r"share=0\.0: must be above 0"):
+        few_label(*digits, share=0.0)
     with pytest.raises(UsageError, match="n_draws=0: must be at least 1"):
         few_label(*digits, n_draws=0)
 

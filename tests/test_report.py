@@ -144,7 +144,7 @@ def everything(folder: Path, name: str) -> str:
     run = make_run(
         folder / "run", **{file: json.dumps(content) + "\n" for file, content in files.items()}, **{"README.md": name}
     )
-    selection = make_selection(folder / "sel", [3, 0, 10], embeddings, pattern)
+    selection = make_selection(folder / "sel", [3, 0, 10], Path("../emb"), pattern)
     write_report([run, embeddings, selection], folder / "report.html", title=name)
     return (folder / "report.html").read_text(encoding="utf-8")
 
@@ -318,13 +318,13 @@ def test_thumbnails_are_capped_in_number_and_in_bytes(tmp_path: Path) -> None:
 
 def test_a_selection_brings_its_embeddings_along(tmp_path: Path) -> None:
     embeddings = make_embeddings(tmp_path / "emb", *clusters(12))
-    selection = make_selection(tmp_path / "sel", [5, 2], embeddings)
+    selection = make_selection(tmp_path / "sel", [5, 0], embeddings)
     write_report([selection], tmp_path / "report.html")
     page = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
-    assert page.data["maps"][0]["selections"][0]["rows"] == [5, 2]
+    assert page.data["maps"][0]["selections"][0]["rows"] == [5, 0]
     assert re.search(r"k-center, 2 images\s*0\.900\s*0\.500\s*random, 2 images\s*0\.800\s*0\.700", page.text)
     picks = [attributes["alt"] for tag, attributes in page.tags if tag == "img" and ": " in str(attributes.get("alt"))]
-    assert picks == ["1: image 5.png", "2: image 2.png"]
+    assert picks == ["1: image 5.png", "2: image 0.png"]
 
 
 def test_a_selection_whose_embeddings_moved_finds_them_by_its_images(tmp_path: Path) -> None:

@@ -60,18 +60,10 @@ class Draws:
     number: int  # of the training step; `step` draws are keyed by it
     keys: Int[Tensor, " b"]
     scope: str = ""
-    versions: int = 0  # when positive, `epoch` is ignored and each image has only this many fates
 
     def bits(self, name: str) -> Int[Tensor, " b"]:
         """One 64-bit word per image; sorting by it is the keyed shuffle."""
-        epoch: int | str = self.epoch
-        if self.versions:
-            epoch = "version"
-        salted = mix(self.keys + word(self.seed, epoch, self.scope, name))
-        if self.versions:
-            which = mix(self.keys + word(self.seed, self.epoch, "version", self.scope))
-            salted = mix(salted + which.remainder(self.versions))
-        return salted
+        return mix(self.keys + word(self.seed, self.epoch, self.scope, name))
 
     def image(self, name: str, *shape: int) -> Float[Tensor, "b *shape"]:
         """Uniform draws that belong to each image: "b *shape"."""
@@ -89,10 +81,14 @@ class Draws:
         return replace(self, scope=f"{self.scope}/{name}")
 
     def fixed(self, versions: int) -> "Draws":
-        """Draws that ignore the epoch: every image has `versions` fates, and each epoch picks one."""
+        """Draws that ignore the epoch: every image has `versions` fates, and each epoch picks one.
+
+        The keys become those of the fates. No other epoch is -1, so fates and epochs never meet.
+        """
         if versions < 1:
             raise ValueError(f"versions={versions}: at least 1 is needed")
-        return replace(self, versions=versions)
+        fate = self.bits("version").remainder(versions)
+        return replace(self, keys=mix(self.keys) + fate, epoch=-1)
 
 
 def _uniform(bits: Int[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:

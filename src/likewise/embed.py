@@ -144,9 +144,10 @@ def load_with_config(folder: Path | str, *, trained: bool = True) -> tuple[Encod
 
 
 def _save_thumbs(images: ImageSet, folder: Path) -> None:
-    """Small pictures of up to 2,000 images (those with the smallest keys), named by id, for the report."""
+    """Small pictures of up to 2,000 images, evenly spread over the set and named by id, for the report."""
     folder.mkdir()
-    for i in sorted(np.argsort(images.keys)[:N_THUMBS].tolist()):
+    n = min(N_THUMBS, len(images))
+    for i in (k * len(images) // n for k in range(n)):
         picture = images.image(i)
         picture.thumbnail((4 * THUMB_SIDE, THUMB_SIDE))
         picture.save(folder / f"{i:06d}.webp", quality=80)

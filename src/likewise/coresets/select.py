@@ -5,7 +5,7 @@ import math
 import re
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, SupportsFloat
 
 import numpy as np
 import torch
@@ -25,7 +25,7 @@ _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 def select(
     x: Any,
     method: str | Callable[..., Selection] = "k-center",
-    budget: float | int | str = 0.1,
+    budget: SupportsFloat | str = 0.1,
     *,
     metric: str = "cosine",
     seed: int = 0,
@@ -95,7 +95,7 @@ def select(
     return Selection(selection.indices, selection.gains, selection.weights, measured, {**selection.meta, **meta})
 
 
-def parse_budget(budget: float | int | str, n: int) -> int:
+def parse_budget(budget: SupportsFloat | str, n: int) -> int:
     """The number of images meant by a share (0.1, "10%") or a count (5000, "5000") of n images.
 
     >>> parse_budget("10%", 250), parse_budget(0.5, 9), parse_budget(7, 9)

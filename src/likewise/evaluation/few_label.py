@@ -1,7 +1,8 @@
 """Few labels: the linear probe when only a share of the training images is labelled.
 
-Protocol few-label-v1: features standardised by all of train, which takes no labels; as many images of each class as fit the share (at least one), drawn by the images' keys; then the
-linear probe on these alone, its l2 chosen among them too; mean and standard deviation over the draws.
+Protocol few-label-v1: features standardised by all of train, which takes no labels; as many images of each class as
+fit the share (at least one), drawn by the images' keys; then the linear probe on these alone, its l2 chosen among them
+too; mean and standard deviation over the draws.
 """
 
 from typing import Any

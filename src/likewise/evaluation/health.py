@@ -16,6 +16,7 @@ Protocol health-v1, measured on train (at most 25,600 images, drawn by their key
 
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -83,8 +84,11 @@ def std(x: Float[Tensor, "n d"]) -> float:
     return float(u.std(0, correction=0).mean()) * x.shape[1] ** 0.5
 
 
-def alignment(a: Float[Tensor, "n d"], b: Float[Tensor, "n d"]) -> float:
-    """Mean |u - v|^2 over two views of the same images, rows scaled to length 1: 0 where the views agree, at most 4."""
+def alignment(a: Tensor | np.ndarray, b: Tensor | np.ndarray) -> float:
+    """Mean |u - v|^2 over the features (n, d) of two views of the same images, rows scaled to length 1.
+
+    0 where the views agree, 2 for unrelated directions, 4 at most.
+    """
     if a.shape != b.shape:
         raise DataError(f"alignment: the two sides have shapes {tuple(a.shape)} and {tuple(b.shape)}; expected one")
     u, v = (torch.nn.functional.normalize(torch.as_tensor(side).double(), dim=1) for side in (a, b))

@@ -43,7 +43,7 @@ def probe(data: Labelled, seed: int) -> dict[str, float]:
 
 
 def standardise(data: Labelled) -> Labelled:
-    """Zero mean and unit variance by the train side, for both sides. Channels that are constant in train become zero."""
+    """Zero mean and unit variance by the train side, for both sides; channels that are constant there become zero."""
     mean, std = data.x.double().mean(0), data.x.double().std(0, correction=0)
     scale = torch.where(std > 1e-6 * (mean.abs() + std.mean()), 1 / std, 0.0)
     return data._replace(x=((data.x - mean) * scale).float(), x_test=((data.x_test - mean) * scale).float())

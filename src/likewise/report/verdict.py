@@ -63,7 +63,9 @@ def headline(runs: Sequence[Run], vectors: Sequence[Vectors]) -> str:
         sentence = _health(source)
         if sentence:
             return sentence
-    return "These folders hold no evaluation yet, so this page shows what there is, and judges nothing."
+    if vectors:
+        return "There is no evaluation here yet. Judge by eye: see whether the neighbours below belong together."
+    return "There is no evaluation here yet, so this page shows what there is, and judges nothing."
 
 
 def said(runs: Sequence[Run], vectors: Sequence[Vectors]) -> list[tuple[str, str]]:

@@ -57,6 +57,8 @@ def _context(
         if one["gains"]:
             one["chart"] = len(charts)
             charts.append(one["gains"])
+    origins = [(one.name, one.environment) for one in runs]
+    origins += [(one.name, one.meta) for one in vectors] + [(one.name, one.meta) for one in picks]
     return {
         "headline": verdict.headline(runs, vectors),
         "said": verdict.said(runs, vectors),
@@ -75,7 +77,7 @@ def _context(
         "scans": [(run.name, _scan(run.scan)) for run in runs if run.scan],
         "notes": [note for run in runs for note in run.notes] + [note for one in vectors for note in one.notes],
         "missing": [(run.name, run.missing) for run in runs if run.missing],
-        "environments": [(run.name, _flat(run.environment)) for run in runs if run.environment],
+        "origins": [(name, _flat(facts)) for name, facts in origins if facts],
         "data": {"thumbs": list(thumbs.uris), "charts": charts, "maps": atlases},
     }
 
@@ -129,6 +131,8 @@ def _flat(value: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
     """Nested settings as (dotted name, text)."""
     rows = []
     for key, one in value.items():
+        if key in ("quality", "random_quality", "classes"):  # shown above
+            continue
         if isinstance(one, dict):
             rows += _flat(one, f"{prefix}{key}.")
         else:

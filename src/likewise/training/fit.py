@@ -207,7 +207,7 @@ def train_step(
     if config.clip is not None:
         torch.nn.utils.clip_grad_norm_(method.parameters(), config.clip)
     optimizer.step()
-    terms = {name: float(value) for name, value in result.terms.items()}
+    terms = {name: float(value.detach()) for name, value in result.terms.items()}
     return terms, {name: float(value) for name, value in result.shown.items()}, result.score
 
 

@@ -5,19 +5,21 @@ Grey images (one channel) pass through what concerns hue and saturation unchange
 
 import math
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from likewise.draws import Draws
 from likewise.types import Images
+from likewise.views.rows import sum_rows
 
 GREY = (0.299, 0.587, 0.114)  # ITU-R BT.601 luma, as Pillow and torchvision have it
-Factor = Float[Tensor, "b 1 1 1"]
+Planes = Float[Tensor, "b h w"]
 
 
+@runtime_checkable
 class Colour(Protocol):
     """(images, draws) -> images of the same shape."""
 
@@ -41,17 +43,17 @@ class Jitter:
 
     def __call__(self, images: Images, draws: Draws) -> Images:
         u = (draws.image("jitter", 4) * 2 - 1) * (draws.image("apply") < self.p).unsqueeze(1)
-        b, c, s, turn = u.reshape(-1, 4, 1, 1, 1).unbind(1)
+        b, c, s, turn = u.reshape(-1, 4, 1, 1).unbind(1)
         b = (1 + b * self.brightness).clamp(min=0)
         c = (1 + c * self.contrast).clamp(min=0)
         s = (1 + s * self.saturation).clamp(min=0)
-        grey = _grey(images)
-        mean = grey.mean((2, 3), keepdim=True)
-        if images.shape[1] == 1:
-            return (images * (b * c)).add_(b * (1 - c) * mean).clamp_(0, 1)
-        # b(c(sx + (1 - s)g) + (1 - c)m), with g the grey image and m its mean
-        images = (images * (b * c * s)).add_(grey.mul_(b * c * (1 - s)).add_(b * (1 - c) * mean))
-        if self.hue:
+        pixels = images.flatten(2)
+        luma = _luma(images)
+        # b(c(sx + (1 - s)g) + (1 - c)m), with g the grey of a pixel and m the mean grey
+        colours = b * c * (s * torch.eye(len(luma), device=images.device) + (1 - s) * luma)
+        mean = luma @ pixels.mean(2, keepdim=True)
+        images = torch.baddbmm(b * (1 - c) * mean, colours, pixels).view_as(images)
+        if self.hue and images.shape[1] == 3:
             images = turn_hue(images, turn * self.hue)
         return images.clamp_(0, 1)
 
@@ -78,7 +80,7 @@ class HSV:
         turn = (draws.image("hue") * 2 - 1).reshape(-1, 1, 1, 1) * self.hue
         hsv[:, :1] = (hsv[:, :1] + turn).remainder_(1)
         hsv[:, 1:] = (hsv[:, 1:].pow(power) * multiply + add).clamp_(0, 1)
-        return hsv_to_rgb(hsv)
+        return hsv_to_rgb(hsv).clamp_(0, 1)
 
 
 @dataclass(frozen=True)
@@ -111,7 +113,10 @@ class Grey:
     def __call__(self, images: Images, draws: Draws) -> Images:
         if images.shape[1] == 1:
             return images
-        return _some(images, draws.image("apply") < self.p, lambda x, _: _grey(x).expand_as(x))
+        rows = _applied(draws, self.p)
+        x = images.index_select(0, rows)
+        grey = (_luma(x)[0] @ x.flatten(2)).reshape(len(x), 1, *x.shape[2:])
+        return images.index_copy(0, rows, grey.clamp_(0, 1).expand_as(x))
 
 
 @dataclass(frozen=True)
@@ -126,14 +131,12 @@ class Blur:
     kernel: float = 0.1
 
     def __call__(self, images: Images, draws: Draws) -> Images:
-        sigma = _between(draws.image("sigma"), *self.sigma)
-
-        def blur(x: Images, rows: Bool[Tensor, " b"]) -> Images:
-            down = _blur_matrix(x.shape[2], sigma[rows], self.kernel)
-            across = down if x.shape[3] == x.shape[2] else _blur_matrix(x.shape[3], sigma[rows], self.kernel)
-            return down.unsqueeze(1) @ x @ across.transpose(1, 2).unsqueeze(1)
-
-        return _some(images, draws.image("apply") < self.p, blur)
+        rows = _applied(draws, self.p)
+        sigma = _between(draws.image("sigma"), *self.sigma)[rows]
+        x = images.index_select(0, rows)
+        x = sum_rows(x, *_bell(x.shape[2], sigma, self.kernel)).transpose(2, 3)
+        x = sum_rows(x, *_bell(x.shape[2], sigma, self.kernel)).transpose(2, 3)
+        return images.index_copy(0, rows, x.clamp(0, 1))
 
 
 @dataclass(frozen=True)
@@ -144,8 +147,9 @@ class Solarise:
     threshold: float = 0.5
 
     def __call__(self, images: Images, draws: Draws) -> Images:
-        apply = draws.image("apply") < self.p
-        return _some(images, apply, lambda x, _: torch.where(x >= self.threshold, 1 - x, x))
+        rows = _applied(draws, self.p)
+        x = images.index_select(0, rows)
+        return images.index_copy(0, rows, torch.where(x >= self.threshold, 1 - x, x))
 
 
 @dataclass(frozen=True)
@@ -172,81 +176,69 @@ class Erase:
         return torch.where(box, 0.5, images)
 
 
-def turn_hue(images: Images, turn: Factor) -> Images:
+def turn_hue(images: Images, turn: Float[Tensor, "b 1 1"]) -> Images:
     """Shift the hue of colour images by a part of a full turn; values may lie outside [0, 1]."""
-    red, green, blue = images.unbind(1)
-    high = torch.maximum(torch.maximum(red, green), blue)
-    span = high - torch.minimum(torch.minimum(red, green), blue)
-    hue = _hue(red, green, blue, high, span).add_(turn.squeeze(1) + 2)  # positive, so that frac is the remainder
-    turned = torch.empty_like(images)
-    for channel, place in enumerate((5 / 6, 3 / 6, 1 / 6)):
-        # high - span * clamp(min(k, 4 - k), 0, 1), where k is the place on the colour circle in sixths
-        fall = (hue + place).frac_().mul_(6).sub_(2).abs_().neg_().add_(2).clamp_(0, 1)
-        torch.addcmul(high, fall, span, value=-1, out=turned[:, channel])
-    return turned
+    high = images.amax(1)
+    span = high - images.amin(1)
+    return _colours(_hue(images, high, span) + turn, span, high)
 
 
 def rgb_to_hsv(images: Images) -> Images:
     """Hue in turns, saturation and value, each in [0, 1]."""
-    red, green, blue = images.unbind(1)
-    high = torch.maximum(torch.maximum(red, green), blue)
-    span = high - torch.minimum(torch.minimum(red, green), blue)
-    saturation = span / high.clamp(min=1e-8)
-    return torch.stack([_hue(red, green, blue, high, span).remainder_(1), saturation, high], 1)
+    high = images.amax(1)
+    span = high - images.amin(1)
+    return torch.stack([_hue(images, high, span).remainder_(1), span / high.clamp(min=1e-8), high], 1)
 
 
 def hsv_to_rgb(images: Images) -> Images:
     """The inverse of `rgb_to_hsv`."""
     hue, saturation, value = images.unbind(1)
-    span = value * saturation
-    falls = [
-        (hue + place).remainder_(1).mul_(6).sub_(2).abs_().neg_().add_(2).clamp_(0, 1) for place in (5 / 6, 0.5, 1 / 6)
-    ]
-    return torch.stack([value - span * fall for fall in falls], 1)
+    return _colours(hue, value * saturation, value)
 
 
-def _hue(
-    red: Float[Tensor, "b h w"],
-    green: Float[Tensor, "b h w"],
-    blue: Float[Tensor, "b h w"],
-    high: Float[Tensor, "b h w"],
-    span: Float[Tensor, "b h w"],
-) -> Float[Tensor, "b h w"]:
-    """Hue in turns, from -1/6 to 5/6; 0 for greys."""
-    scale = 1 / (6 * span.clamp(min=1e-8))
-    hue = (red - green).mul_(scale).add_(4 / 6)
-    hue = torch.where(high == green, (blue - red).mul_(scale).add_(2 / 6), hue)
-    return torch.where(high == red, (green - blue).mul_(scale), hue)
+def _hue(images: Images, high: Planes, span: Planes) -> Planes:
+    """Hue in turns, from -1/2 to 1/2; 0 for greys.
+
+    On either side of the line from red to cyan, the hue is the sum of how far red is, and green and blue are not,
+    below the highest: of the three, one is 0, one is 1, and the middle one moves.
+    """
+    red, green, blue = images.unbind(1)
+    sixths = (green + blue).sub_(red).sub_(high).add_(span, alpha=2).div_(span.clamp(min=1e-8))
+    return sixths.copysign_(green - blue).div_(6)
 
 
-def _grey(images: Images) -> Float[Tensor, "b 1 h w"]:
-    if images.shape[1] == 1:
-        return images.clone()
-    red, green, blue = images.split(1, 1)
-    return (red * GREY[0]).add_(green, alpha=GREY[1]).add_(blue, alpha=GREY[2])
+def _colours(hue: Planes, span: Planes, high: Planes) -> Images:
+    """Each channel lies below the highest by `span`, times how far the hue is from its own colour: 0 up to a sixth
+    of a turn, 1 from a third on."""
+    away = torch.tensor([2, 2 - 1 / 3, 2 + 1 / 3], device=hue.device).reshape(3, 1, 1)  # 2 keeps them positive
+    near = (hue.unsqueeze(1) + away).frac_().sub_(0.5).abs_().clamp_(1 / 6, 1 / 3)  # half a turn less the distance
+    return torch.addcmul((high - 2 * span).unsqueeze(1), near, (6 * span).unsqueeze(1))
+
+
+def _luma(images: Images) -> Float[Tensor, "c c"]:
+    """The matrix that takes the colours of a pixel to its grey in every channel."""
+    c = images.shape[1]
+    return torch.tensor(GREY if c == 3 else (1.0,), device=images.device).expand(c, c)
+
+
+def _applied(draws: Draws, p: float) -> Int[Tensor, " n"]:
+    """Which images of the batch an operation of probability `p` is for."""
+    return (draws.image("apply") < p).nonzero().squeeze(1)
 
 
 def _between(u: Tensor, low: float, high: float) -> Tensor:
     return low + u * (high - low)
 
 
-def _some(images: Images, apply: Bool[Tensor, " b"], change) -> Images:  # type: ignore[no-untyped-def]
-    """`change(images, rows)` on some images; a copy of the rest."""
-    if not bool(apply.any()):
-        return images
-    images = images.clone()
-    images[apply] = change(images[apply], apply)
-    return images
-
-
-def _blur_matrix(side: int, sigma: Float[Tensor, " b"], kernel: float) -> Float[Tensor, "b side side"]:
-    """The blur of one axis as a matrix, mirrored at the edges (the edge pixel itself is not repeated)."""
+def _bell(
+    side: int, sigma: Float[Tensor, " b"], kernel: float
+) -> tuple[Int[Tensor, "b side t"], Float[Tensor, "b side t"]]:
+    """Taps and weights of a Gaussian, mirrored at the edges (the edge pixel itself is not repeated)."""
     radius = min(max(int(side * kernel) // 2, 1), side - 1)
     reach = torch.arange(-radius, radius + 1, device=sigma.device)
     weights = torch.exp(-0.5 * (reach / sigma.unsqueeze(1)) ** 2)
     weights = weights / weights.sum(1, keepdim=True)
-    source = (torch.arange(side, device=sigma.device).unsqueeze(1) + reach).abs()
-    source = torch.where(source >= side, 2 * (side - 1) - source, source)
-    matrix = torch.zeros(len(sigma), side, side, device=sigma.device)
-    index = source.expand(len(sigma), side, -1)
-    return matrix.scatter_add_(2, index, weights.unsqueeze(1).expand(-1, side, -1).contiguous())
+    taps = (torch.arange(side, device=sigma.device).unsqueeze(1) + reach).abs()
+    taps = torch.where(taps >= side, 2 * (side - 1) - taps, taps)
+    shape = len(sigma), side, len(reach)
+    return taps.expand(shape), weights.unsqueeze(1).expand(shape)

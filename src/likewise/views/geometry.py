@@ -8,7 +8,7 @@ that the matrices of a view, in the order listed, multiply to the map from the v
 
 import math
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -17,11 +17,13 @@ from torch.nn import functional as F
 
 from likewise.draws import Draws
 from likewise.types import Images, Source
+from likewise.views.rows import sum_rows
 
 Maps = Float[Tensor, "b 3 3"]
 Sizes = Int[Tensor, "b 2"]
 
 
+@runtime_checkable
 class Geometry(Protocol):
     """(true sizes of the images, draws) -> one affine map per image."""
 
@@ -129,7 +131,7 @@ def sample(source: Source, maps: Maps, size: int, fill: str) -> Images:
     """
     straight = (maps[:, 0, 1] == 0) & (maps[:, 1, 0] == 0)
     if bool(straight.all()):
-        return _resample(source, maps, size, fill)
+        return _resample(source, maps, size, fill).clamp_(0, 1)
     fineness = _pixels_per_output(source.sizes, maps, size).sub(0.01).ceil().clamp(1, 8).to(torch.int64)
     fineness[straight] = 0
     images = torch.empty(len(maps), source.pixels.shape[1], size, size, device=maps.device)
@@ -137,7 +139,7 @@ def sample(source: Source, maps: Maps, size: int, fill: str) -> Images:
         rows = (fineness == k).nonzero().squeeze(1)
         part = Source(source.pixels[rows], source.sizes[rows])
         images[rows] = _resample(part, maps[rows], size, fill) if k == 0 else _warp(part, maps[rows], size, fill, k)
-    return images
+    return images.clamp_(0, 1)
 
 
 def _pixels_per_output(sizes: Sizes, maps: Maps, size: int) -> Float[Tensor, " b"]:
@@ -146,40 +148,29 @@ def _pixels_per_output(sizes: Sizes, maps: Maps, size: int) -> Float[Tensor, " b
 
 
 def _resample(source: Source, maps: Maps, size: int, fill: str) -> Images:
-    b, c, height, width = source.pixels.shape
-    to_rows = _filter(maps[:, 1, 1], maps[:, 1, 2], source.sizes, 0, height, size, fill)
-    to_columns = _filter(maps[:, 0, 0], maps[:, 0, 2], source.sizes, 1, width, size, fill) / 255
-    pixels = source.pixels.to(torch.float32).reshape(b, c * height, width)
-    narrow = torch.bmm(pixels, to_columns.transpose(1, 2)).reshape(b, c, height, size)
-    return torch.matmul(to_rows.unsqueeze(1), narrow)
+    columns = source.pixels.transpose(2, 3).contiguous().to(torch.float32)
+    columns = sum_rows(columns, *_taps(maps[:, 0, 0], maps[:, 0, 2], source.sizes, 1, size, fill))
+    return sum_rows(columns.transpose(2, 3) / 255, *_taps(maps[:, 1, 1], maps[:, 1, 2], source.sizes, 0, size, fill))
 
 
-def _filter(
-    slope: Float[Tensor, " b"],
-    offset: Float[Tensor, " b"],
-    sizes: Sizes,
-    axis: int,
-    padded: int,
-    size: int,
-    fill: str,
-) -> Float[Tensor, "b size padded"]:
-    """Weights of each source pixel in each output pixel along one axis."""
-    true = sizes[:, axis].to(torch.float32).reshape(-1, 1)
-    unit = sizes.amin(1).to(torch.float32).reshape(-1, 1) / 2
-    steps = (torch.arange(size, device=slope.device) * 2 + 1) / size - 1
-    centre = true / 2 + unit * (slope.unsqueeze(1) * steps + offset.unsqueeze(1))  # "b size", in source pixels
-    support = (slope.abs().unsqueeze(1) * unit * 2 / size).clamp(min=1)
-    inside = centre
+def _taps(
+    slope: Float[Tensor, " b"], offset: Float[Tensor, " b"], sizes: Sizes, axis: int, size: int, fill: str
+) -> tuple[Int[Tensor, "b size t"], Float[Tensor, "b size t"]]:
+    """Which source pixels each output pixel sums along one axis, and their weights."""
+    true = sizes[:, axis].to(torch.float32).reshape(-1, 1, 1)
+    unit = sizes.amin(1).to(torch.float32).reshape(-1, 1, 1) / 2
+    slope, offset = slope.reshape(-1, 1, 1), offset.reshape(-1, 1, 1)
+    steps = (torch.arange(size, device=slope.device).unsqueeze(1) * 2 + 1) / size - 1
+    centre = true / 2 + unit * (slope * steps + offset)  # in source pixels
     if fill == "border":
-        inside = torch.minimum(centre.clamp(min=0.5), true - 0.5)
-    pixel = torch.arange(padded, device=slope.device) + 0.5
-    weights = (pixel - inside.unsqueeze(2)).abs_().div_(support.unsqueeze(2)).neg_().add_(1).clamp_(min=0)
-    weights *= (pixel < true).unsqueeze(1)
-    total = weights.sum(2, keepdim=True)
-    if fill == "zeros":  # a kernel that sticks out keeps the share of its mass that lies inside
-        sticks_out = ((centre < support) | (centre > true - support)).unsqueeze(2)
-        total = torch.where(sticks_out, torch.maximum(total, support.unsqueeze(2)), total)
-    return weights.div_(total)
+        centre = torch.minimum(centre.clamp(min=0.5), true - 0.5)
+    support = (slope.abs() * unit * 2 / size).clamp(min=1)
+    n_taps = math.ceil(2 * float(support.max()))
+    pixel = (centre - support + 0.5).floor() + torch.arange(n_taps, device=slope.device)
+    weights = (1 - (pixel + 0.5 - centre).abs() / support).clamp(min=0)
+    inside = weights * ((pixel >= 0) & (pixel < true))
+    weights = inside / (inside if fill == "border" else weights).sum(2, keepdim=True)
+    return torch.minimum(pixel.clamp(min=0), true - 1).to(torch.int64), weights
 
 
 def _warp(source: Source, maps: Maps, size: int, fill: str, k: int) -> Images:

@@ -96,7 +96,7 @@ def exemplar(size: int, *, versions: int = 0) -> Views:
 
     `versions` is the paper's K: how many samples a surrogate class has in all; 0 draws afresh every epoch.
     """
-    geometry = (Translate(0.2), Scale((0.7, 1.4)), Rotate(20))
+    geometry = (Translate(0.2), Scale((0.7, 1.4)), Rotate(20.0))
     return (View(size, geometry, (PCAContrast(), HSV()), versions=versions),)
 
 
