@@ -23,7 +23,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         pytest.skip("real data: set LIKEWISE_DATA to a folder with mnist/, fashion-mnist/, cifar10/, imagenette96/")
 
 
-@pytest.fixture()
+@pytest.fixture
 def data() -> Path:
     """The folder of the real sets."""
     return Path(os.environ["LIKEWISE_DATA"])

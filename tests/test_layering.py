@@ -68,7 +68,13 @@ def test_imports_follow_the_plan(file: Path) -> None:
 @pytest.mark.parametrize("file", sorted(ROOT.rglob("*.py")), ids=lambda file: str(file.relative_to(ROOT)))
 def test_reads_no_pickle_and_postpones_no_annotation(file: Path) -> None:
     text = file.read_text()
-    for word in ("import pickle", "torch.load(", "allow_pickle=True", "from __future__", "LOAD_TRUNCATED_IMAGES = True"):
+    for word in (
+        "import pickle",
+        "torch.load(",
+        "allow_pickle=True",
+        "from __future__",
+        "LOAD_TRUNCATED_IMAGES = True",
+    ):
         if word == "torch.load(" and file.name == "embed.py":
             continue  # the line that tells a user how to convert
         assert word not in text, word

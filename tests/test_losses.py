@@ -55,7 +55,7 @@ def agree(fast: Callable[..., Tensor], slow: Callable[..., Tensor], *inputs: Ten
     return all(torch.allclose(p, q, rtol=1e-5, atol=1e-5) for p, q in zip(*results, strict=True))
 
 
-@pytest.fixture()
+@pytest.fixture
 def pair() -> tuple[Tensor, Tensor]:
     g = torch.Generator().manual_seed(0)
     return torch.randn(6, 5, generator=g), torch.randn(6, 5, generator=g)

@@ -258,7 +258,9 @@ def test_the_maps_of_each_operation():
     sizes = torch.tensor([[8, 8]])
     np.testing.assert_allclose(Flip(1.0)(sizes, keyed(1))[0], np.diag([-1, 1, 1]))
     np.testing.assert_allclose(Flip(0.0)(sizes, keyed(1))[0], np.eye(3))
-    np.testing.assert_allclose(Rotate(90.0)(sizes, told(1, angle=1.0))[0], [[0, -1, 0], [1, 0, 0], [0, 0, 1]], atol=1e-7)
+    np.testing.assert_allclose(
+        Rotate(90.0)(sizes, told(1, angle=1.0))[0], [[0, -1, 0], [1, 0, 0], [0, 0, 1]], atol=1e-7
+    )
     shifted = Translate(0.25)(sizes, told(1, shift=[1.0, 0.0]))[0]
     np.testing.assert_allclose(shifted, [[1, 0, 0.5], [0, 1, -0.5], [0, 0, 1]])
     np.testing.assert_allclose(Scale((0.5, 2.0))(sizes, told(1, factor=1.0))[0], np.diag([2, 2, 1]))
@@ -326,7 +328,9 @@ def test_rotations_shifts_and_zooms_are_even_in_their_ranges():
 
 def jitter(u, **ranges):
     """One factor of Jitter at its draw `u`, the others left alone."""
-    return Jitter(**{"brightness": 0.0, "contrast": 0.0, "saturation": 0.0, "hue": 0.0, "p": 1.0, **ranges}), told(4, jitter=u)
+    return Jitter(**{"brightness": 0.0, "contrast": 0.0, "saturation": 0.0, "hue": 0.0, "p": 1.0, **ranges}), told(
+        4, jitter=u
+    )
 
 
 @pytest.mark.parametrize("u", [0.1, 0.5, 0.9])

@@ -25,10 +25,15 @@ class External(Encoder):
         super().__init__()
         self.normalise = Normalise(data.channels)
         self.module = module
-        training = module.training
-        with torch.no_grad():
-            out = module.eval()(torch.zeros(1, data.channels, data.size, data.size))
-        module.train(training)
+        modes = [(part, part.training) for part in module.modules()]
+        try:
+            with torch.no_grad():
+                out = module.eval()(torch.zeros(1, data.channels, data.size, data.size))
+        except (RuntimeError, ValueError, TypeError) as error:
+            shape, why = f"{data.channels} x {data.size} x {data.size}", str(error).partition("\n")[0]
+            raise UsageError(f"encoder {type(module).__name__}: fails on images of {shape}: {why}") from None
+        for part, mode in modes:
+            part.training = mode
         if not isinstance(out, Tensor):
             raise UsageError(f"encoder {type(module).__name__}: returns {type(out).__name__}; expected one tensor")
         self.dim = out.flatten(1).shape[1]
@@ -42,8 +47,9 @@ def external(name: str, data: DataInfo, **arguments: Any) -> Encoder:
     package, _, attribute = name.partition(":")
     try:
         made = getattr(importlib.import_module(package), attribute)(**arguments)
-    except (ImportError, AttributeError, TypeError) as error:
-        raise UsageError(f"encoder {name!r}: {error}; expected 'package.module:Class'") from None
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
+        why = str(error).partition("\n")[0]
+        raise UsageError(f"encoder {name!r}: {why}; expected 'package.module:Class'") from None
     if not isinstance(made, nn.Module):
         raise UsageError(f"encoder {name!r}: made a {type(made).__name__}; expected an nn.Module")
     return made if isinstance(made, Encoder) else External(made, data)

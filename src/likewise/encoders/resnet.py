@@ -69,7 +69,7 @@ class ResNet(Encoder):
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
-    def dense(self, images: Images) -> list[Float[Tensor, "b c i j"]]:
+    def dense(self, images: Images) -> list[Float[Tensor, "b _ _ _"]]:
         """The maps of the stem and of every stage, finest first."""
         maps = [self.maxpool(self.bn1(self.conv1(self.normalise(images))).relu())]
         for stage in range(1, self.n_stages + 1):

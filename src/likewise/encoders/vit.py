@@ -69,7 +69,7 @@ class ViT(Encoder):
         images: Images,
         *,
         keep: Int[Tensor, "b k"] | None = None,
-        replace: tuple[Bool[Tensor, "b t"], Float[Tensor, " d"]] | None = None,
+        replace: tuple[Bool[Tensor, "b n"], Float[Tensor, " d"]] | None = None,
         layers: int = 1,
     ) -> list[Tokens]:
         """The stream after each of the last `layers` blocks: the class token, then the patches that are seen.
@@ -98,12 +98,12 @@ class ViT(Encoder):
         images: Images,
         *,
         keep: Int[Tensor, "b k"] | None = None,
-        replace: tuple[Bool[Tensor, "b t"], Float[Tensor, " d"]] | None = None,
+        replace: tuple[Bool[Tensor, "b n"], Float[Tensor, " d"]] | None = None,
     ) -> Tokens:
         """The normalised last tokens: the class token first, then the patches that are seen."""
         return self.norm(self.hidden(images, keep=keep, replace=replace)[-1])
 
-    def dense(self, images: Images) -> list[Float[Tensor, "b c i j"]]:
+    def dense(self, images: Images) -> list[Float[Tensor, "b _ _ _"]]:
         """The patch tokens of every block as maps."""
         h, w = images.shape[2] // self.patch, images.shape[3] // self.patch
         stream = self.hidden(images, layers=len(self.blocks))

@@ -21,7 +21,7 @@ from jaxtyping import Int, UInt8
 from PIL import Image
 
 from likewise.errors import DataError, UsageError
-from likewise.images.decode import Picture, Unusable, decode, from_image, shrink, suffixes
+from likewise.images.decode import Picture, Unusable, decode, shrink, suffixes, whole
 from likewise.types import did_you_mean
 
 ARCHIVES = (".zip", ".tar")
@@ -66,11 +66,7 @@ class Items:
     def load(self, i: int, side: int | None, max_pixels: int) -> tuple[int, Picture]:
         item = self.images[i]
         if isinstance(item, Image.Image):
-            try:
-                loaded = item.copy()  # the caller's object stays as it was
-            except OSError:
-                raise Unusable("truncated") from None
-            pixels, mode = from_image(loaded, None, max_pixels).pixels, item.mode
+            pixels, mode = whole(item, max_pixels), item.mode
         else:
             pixels, mode = item, "L" if len(item) == 1 else "RGB"
         return content_of_pixels(pixels), shrink(pixels, side, mode)
@@ -241,7 +237,9 @@ def _zip(archive: Path, inside: str, name: str) -> Files:
     for path in listed:
         info = members[inside + path]
         if info.flag_bits & 1 or info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            raise DataError(f"{archive}: {info.filename} is encrypted, or packed in an unusual way; expected a plain .zip")
+            raise DataError(
+                f"{archive}: {info.filename} is encrypted, or packed in an unusual way; expected a plain .zip"
+            )
     found = [members[inside + path] for path in listed]
     stamps = [(path, info.file_size, info.CRC) for path, info in zip(listed, found, strict=True)]
     return Files(
@@ -295,7 +293,9 @@ def _members(archive: Path, inside: str, names: Sequence[str] | dict[str, Any]) 
     """The images of an archive below the folder `inside`, with names relative to it."""
     kept = [name[len(inside) :] for name in names if name.startswith(inside)]
     listed = sorted(
-        name for name in kept if _is_image(name) and not any(part.startswith((".", "__MACOSX")) for part in name.split("/"))
+        name
+        for name in kept
+        if _is_image(name) and not any(part.startswith((".", "__MACOSX")) for part in name.split("/"))
     )
     if not listed:
         where = f"{archive}, folder {inside.rstrip('/')}" if inside else str(archive)
@@ -317,7 +317,9 @@ def _npz(path: Path, name: str) -> Items:
     classes = None
     if labels is not None:
         if labels.shape != (len(pixels),) or not np.issubdtype(labels.dtype, np.integer):
-            raise DataError(f"{path}: labels have shape {labels.shape}, {labels.dtype}; expected {len(pixels)} integers")
+            raise DataError(
+                f"{path}: labels have shape {labels.shape}, {labels.dtype}; expected {len(pixels)} integers"
+            )
         labels = labels.astype(np.int64)
         classes = [str(i) for i in range(int(labels.max(initial=-1)) + 1)]
     return Items(name, _numbers(path.name, len(pixels)), pixels, labels, classes)

@@ -1,8 +1,11 @@
 """What several methods are built from: heads, teachers, and the two forms of loss that the field shares."""
 
 import copy
+import functools
 import math
+from collections.abc import Callable
 from itertools import pairwise
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -28,16 +31,31 @@ def mlp(*widths: int, last_norm: bool = False) -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
+def full_precision(loss: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Compute a loss in float32: autocast would bring even float32 matrices to bfloat16 before it multiplies them."""
+
+    @functools.wraps(loss)
+    def exact(*inputs: Any, **options: Any) -> Tensor:
+        inputs = tuple(x.float() if isinstance(x, Tensor) and x.is_floating_point() else x for x in inputs)
+        device = next(x.device.type for x in inputs if isinstance(x, Tensor))
+        with torch.autocast(device, enabled=False):
+            return loss(*inputs, **options)
+
+    return exact
+
+
+@full_precision
 def cosine_distance(a: Float[Tensor, "n d"], b: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
     """2 - 2 cos(a, b): the squared distance of the directions."""
-    return 2 - 2 * F.cosine_similarity(a.float(), b.float(), dim=1)
+    return 2 - 2 * F.cosine_similarity(a, b, dim=1)
 
 
 def unit(x: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
-    """Rows of length one, in full precision."""
-    return F.normalize(x.float(), dim=1)
+    """Rows of length one."""
+    return F.normalize(x, dim=1)
 
 
+@full_precision
 def spread(z: Float[Tensor, "n d"]) -> Scalar:
     """The deviation of unit rows per dimension, times the root of d: about 1 when healthy, 0 when collapsed."""
     return unit(z.detach()).std(0).mean() * math.sqrt(z.shape[1])

@@ -10,11 +10,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from likewise.methods.base import Method
-from likewise.methods.parts import mlp, unit
+from likewise.methods.parts import full_precision, mlp, unit
 from likewise.types import Batch, DataInfo, Encoder, Step, TrainConfig, gather, rank
 from likewise.views import View
 
 
+@full_precision
 def nt_xent(a: Float[Tensor, "n d"], b: Float[Tensor, "n d"], temperature: float) -> Float[Tensor, " n"]:
     """The loss of each image: its two views must find each other among the 2n - 1 other views."""
     a, b = unit(a), unit(b)
@@ -42,7 +43,7 @@ class SimCLR(Method):
         data: DataInfo,
         *,
         views: Sequence[View],
-        temperature: float = 0.2,
+        temperature: float = 0.1,
         hidden_dim: int = 512,
         output_dim: int = 128,
     ) -> None:
@@ -56,4 +57,6 @@ class SimCLR(Method):
         return Step({"contrast": loss.mean()}, score=loss.detach())
 
 
-RECIPE = TrainConfig(epochs=100, batch_size=256, optimizer="adamw", lr=2e-3, weight_decay=1e-4)
+RECIPE = TrainConfig(
+    epochs=100, batch_size=256, optimizer="muon", lr=0.02, weight_decay=0.02, betas=(0.9, 0.98), warmup=0.1
+)

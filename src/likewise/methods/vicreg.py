@@ -11,16 +11,18 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from likewise.methods.base import Method
-from likewise.methods.parts import mlp
+from likewise.methods.parts import full_precision, mlp
 from likewise.types import Batch, DataInfo, Encoder, Scalar, Step, TrainConfig, gather
 from likewise.views import View
 
 
+@full_precision
 def variance(z: Float[Tensor, "n d"]) -> Scalar:
     """How far each dimension's deviation falls short of 1, on average."""
     return F.relu(1 - (z.var(0) + 1e-4).sqrt()).mean()
 
 
+@full_precision
 def covariance(z: Float[Tensor, "n d"]) -> Scalar:
     """The squares of the covariances between different dimensions, summed and divided by d."""
     z = z - z.mean(0)

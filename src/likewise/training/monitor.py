@@ -60,7 +60,7 @@ def check_finite(step: Step, paths: list[str]) -> None:
         if not bool(torch.isfinite(value)):
             shown = ", ".join(paths[:3]) + (f" and {len(paths) - 3} more" if len(paths) > 3 else "")
             raise TrainingError(
-                f"loss term {name!r} became {float(value)} on images {shown}; the weights were not updated"
+                f"loss term {name!r} is {float(value)} on images {shown}; the weights were not updated"
             )
 
 

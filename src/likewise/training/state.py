@@ -30,7 +30,7 @@ def save_state(
     for name, part in (("method", method.state_dict()), ("optimizer", moments), ("other", tensors)):
         blob = to_bytes({key: value.detach().cpu().contiguous() for key, value in part.items()})
         write_bytes(folder / f"{name}.safetensors", blob)
-    write_json(folder / "place.json", place)
+    write_json(folder / "place.json", {**place, "moments": len(moments)})
     for old in sorted((run / "state").iterdir())[:-KEPT]:
         for file in old.iterdir():
             file.unlink()
@@ -47,6 +47,8 @@ def load_state(run: Path, method: nn.Module, optimizer: Optimizer) -> tuple[dict
         except (OSError, SafetensorError, json.JSONDecodeError):
             continue
         weights, moments, tensors = parts
+        if len(moments) != place.pop("moments"):
+            raise DataError(f"{folder / 'optimizer.safetensors'}: some of the optimizer's state is missing")
         try:
             method.load_state_dict(weights)
         except RuntimeError as error:

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from likewise.draws import Draws
 from likewise.types import Images, Source
-from likewise.views.rows import sum_rows
+from likewise.views.rows import parts, sum_rows
 
 Maps = Float[Tensor, "b 3 3"]
 Sizes = Int[Tensor, "b 2"]
@@ -131,7 +131,7 @@ def sample(source: Source, maps: Maps, size: int, fill: str) -> Images:
     """
     straight = (maps[:, 0, 1] == 0) & (maps[:, 1, 0] == 0)
     if bool(straight.all()):
-        return _resample(source, maps, size, fill).clamp_(0, 1)
+        return _resample(source, maps, size, fill)
     fineness = _pixels_per_output(source.sizes, maps, size).sub(0.01).ceil().clamp(1, 8).to(torch.int64)
     fineness[straight] = 0
     images = torch.empty(len(maps), source.pixels.shape[1], size, size, device=maps.device)
@@ -139,7 +139,7 @@ def sample(source: Source, maps: Maps, size: int, fill: str) -> Images:
         rows = (fineness == k).nonzero().squeeze(1)
         part = Source(source.pixels[rows], source.sizes[rows])
         images[rows] = _resample(part, maps[rows], size, fill) if k == 0 else _warp(part, maps[rows], size, fill, k)
-    return images.clamp_(0, 1)
+    return images
 
 
 def _pixels_per_output(sizes: Sizes, maps: Maps, size: int) -> Float[Tensor, " b"]:
@@ -148,9 +148,15 @@ def _pixels_per_output(sizes: Sizes, maps: Maps, size: int) -> Float[Tensor, " b
 
 
 def _resample(source: Source, maps: Maps, size: int, fill: str) -> Images:
-    columns = source.pixels.transpose(2, 3).contiguous().to(torch.float32)
-    columns = sum_rows(columns, *_taps(maps[:, 0, 0], maps[:, 0, 2], source.sizes, 1, size, fill))
-    return sum_rows(columns.transpose(2, 3) / 255, *_taps(maps[:, 1, 1], maps[:, 1, 2], source.sizes, 0, size, fill))
+    b, c, height, width = source.pixels.shape
+    across = _taps(maps[:, 0, 0], maps[:, 0, 2], source.sizes, 1, size, fill)
+    down = _taps(maps[:, 1, 1], maps[:, 1, 2], source.sizes, 0, size, fill)
+    images = torch.empty(b, c, size, size, device=maps.device)
+    for part in parts(b, c * max(height, size) * max(width, size)):
+        columns = source.pixels[part].transpose(2, 3).contiguous().to(torch.float32)
+        rows = sum_rows(columns, across[0][part], across[1][part]).transpose(2, 3).contiguous()
+        torch.clamp(sum_rows(rows, down[0][part], down[1][part] / 255), 0, 1, out=images[part])
+    return images
 
 
 def _taps(
@@ -165,7 +171,7 @@ def _taps(
     if fill == "border":
         centre = torch.minimum(centre.clamp(min=0.5), true - 0.5)
     support = (slope.abs() * unit * 2 / size).clamp(min=1)
-    n_taps = math.ceil(2 * float(support.max()))
+    n_taps = math.ceil(2 * max(support.flatten().tolist(), default=1.0))
     pixel = (centre - support + 0.5).floor() + torch.arange(n_taps, device=slope.device)
     weights = (1 - (pixel + 0.5 - centre).abs() / support).clamp(min=0)
     inside = weights * ((pixel >= 0) & (pixel < true))
@@ -174,18 +180,31 @@ def _taps(
 
 
 def _warp(source: Source, maps: Maps, size: int, fill: str, k: int) -> Images:
-    _, _, height, width = source.pixels.shape
-    steps = (torch.arange(size * k, device=maps.device) * 2 + 1) / (size * k) - 1
-    y, x = torch.meshgrid(steps, steps, indexing="ij")
-    points = torch.stack([x, y, torch.ones_like(x)]).reshape(3, -1)
-    true = source.sizes.flip(1).to(torch.float32).unsqueeze(2)  # width, height: "b 2 1"
-    unit = true.amin(1, keepdim=True) / 2
-    places = true / 2 + unit * (maps @ points)[:, :2]  # in source pixels, "b 2 points"
-    inside = torch.minimum(places.clamp(min=0.5), true - 0.5)
+    b, c, height, width = source.pixels.shape
     padded = torch.tensor([width, height], device=maps.device).reshape(1, 2, 1)
-    grid = (inside / padded * 2 - 1).transpose(1, 2).reshape(-1, size * k, size * k, 2)
-    images = F.grid_sample(source.pixels.to(torch.float32) / 255, grid, align_corners=False)
-    if fill == "zeros":  # exactly what bilinear sampling of a black surround gives
-        share = (1 - (places - inside).abs()).clamp(min=0).prod(1)
-        images = images * share.reshape(-1, 1, size * k, size * k)
-    return F.avg_pool2d(images, k) if k > 1 else images
+    true = source.sizes.flip(1).unsqueeze(2) / padded  # as a share of the padded source: "b 2 1"
+    unit = source.sizes.amin(1).reshape(-1, 1, 1) / padded
+    to_grid = torch.cat([unit * maps[:, :2, :2], unit * maps[:, :2, 2:] + true - 1], 2)  # grids are in [-1, 1]
+    images = torch.empty(b, c, size, size, device=maps.device)
+    for part in parts(b, c * max(height * width, (size * k) ** 2)):
+        grid = F.affine_grid(to_grid[part], [len(to_grid[part]), c, size * k, size * k], align_corners=False)
+        pixels = _surrounded(source.pixels[part].to(torch.float32), source.sizes[part], fill)
+        x = F.grid_sample(pixels, grid, padding_mode=fill, align_corners=False)
+        torch.clamp(F.avg_pool2d(x, k).div_(255), 0, 1, out=images[part])
+    return images
+
+
+def _surrounded(pixels: Float[Tensor, "b c H W"], sizes: Sizes, fill: str) -> Float[Tensor, "b c H W"]:
+    """The images with what lies outside of them in the place of their padding."""
+    for axis in (0, 1):
+        place = torch.arange(pixels.shape[2 + axis], device=pixels.device)
+        inside = place < sizes[:, axis : axis + 1]
+        if bool(inside.all()):
+            continue
+        shape = (-1, 1, len(place), 1) if axis == 0 else (-1, 1, 1, len(place))
+        if fill == "zeros":
+            pixels = pixels * inside.reshape(shape)
+        else:
+            last = torch.minimum(place, sizes[:, axis : axis + 1] - 1)
+            pixels = pixels.gather(2 + axis, last.reshape(shape).expand_as(pixels))
+    return pixels

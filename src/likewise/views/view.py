@@ -1,16 +1,17 @@
 """A view: what is done to an image before an encoder sees it. Its repr is the recipe."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float, Int
+from torch import Tensor
 
 from likewise.draws import Draws
 from likewise.errors import UsageError
 from likewise.types import Images, Source
 from likewise.views.colour import Colour
-from likewise.views.geometry import Geometry, Maps, sample
-
-CHUNK = 2**18  # values that are prepared together: on a CPU they stay in its cache
+from likewise.views.geometry import Geometry, sample
+from likewise.views.rows import parts
 
 
 @dataclass(frozen=True)
@@ -45,19 +46,32 @@ class View:
     def __call__(self, source: Source, draws: Draws) -> Images:
         if self.versions:
             draws = draws.fixed(self.versions)
-        b, c, height, width = source.pixels.shape
-        maps = torch.eye(3, device=source.pixels.device).expand(b, 3, 3)
+        maps = torch.eye(3, device=source.pixels.device).expand(len(source.pixels), 3, 3)
         for i, operation in enumerate(self.geometry):
             maps = maps @ operation(source.sizes, draws.child(f"geometry{i}"))
-        images = torch.empty(b, c, self.size, self.size, device=source.pixels.device)
-        chunk = max(1, CHUNK // (c * max(height * width, self.size**2)))
-        for rows in map(slice, range(0, b, chunk), range(chunk, b + chunk, chunk)):
-            part = Source(source.pixels[rows], source.sizes[rows])
-            images[rows] = self._look(part, maps[rows], replace(draws, keys=draws.keys[rows]))
+        images = sample(source, maps, self.size, self.fill)
+        made: dict[tuple, Tensor] = {}
+        for rows in parts(len(images), images.shape[1] * self.size**2) if self.colour else []:
+            part, some = images[rows], _Some(**vars(draws), rows=rows, made=made)
+            for i, change in enumerate(self.colour):
+                part = change(part, some.child(f"colour{i}"))
+            images[rows] = part
         return images
 
-    def _look(self, source: Source, maps: Maps, draws: Draws) -> Images:
-        images = sample(source, maps, self.size, self.fill)
-        for i, change in enumerate(self.colour):
-            images = change(images, draws.child(f"colour{i}"))
-        return images
+
+@dataclass(frozen=True, kw_only=True)
+class _Some(Draws):
+    """The draws of some rows of a batch, made once for all of them: a small tensor costs as much as a large one."""
+
+    rows: slice
+    made: dict[tuple, Tensor]
+
+    def bits(self, name: str) -> Int[Tensor, " n"]:
+        return super().bits(name)[self.rows]
+
+    def image(self, name: str, *shape: int) -> Float[Tensor, "n *shape"]:
+        what = self.scope, name, shape
+        if what not in self.made:
+            whole = Draws(self.seed, self.epoch, self.number, self.keys, self.scope)
+            self.made[what] = whole.image(name, *shape)
+        return self.made[what][self.rows]

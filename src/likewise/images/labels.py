@@ -1,0 +1,57 @@
+"""Labels are never guessed: they come from folders, a .csv or an array, when asked for."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int
+
+from likewise.errors import DataError, UsageError
+from likewise.images.sources import read_csv
+
+Labels = tuple[Int[np.ndarray, " n"], list[str]]
+
+
+def read_labels(labels: Any, paths: Sequence[str]) -> Labels:
+    """(labels, classes) for images with these paths, -1 where unknown.
+
+    `labels` is "folders" (the first folder below the root), a .csv with the columns path and label, or an array of
+    integers, one per image.
+    """
+    if isinstance(labels, str) and labels == "folders":
+        return _from_folders(paths)
+    if isinstance(labels, str | os.PathLike):
+        if Path(labels).suffix.lower() != ".csv":
+            raise UsageError(f"labels={labels}: expected folders, or a .csv with the columns path and label")
+        return _from_csv(Path(labels), paths)
+    values = np.asarray(labels.cpu() if hasattr(labels, "cpu") else labels)
+    if values.shape != (len(paths),) or not np.issubdtype(values.dtype, np.integer):
+        raise UsageError(f"labels: shape {values.shape}, {values.dtype}; expected {len(paths)} integers, one per image")
+    return values.astype(np.int64), [str(i) for i in range(int(values.max(initial=-1)) + 1)]
+
+
+def from_names(names: Sequence[str]) -> Labels:
+    """Class names, one per image ("" where unknown), as numbers in sorted order: 2 before 10 where all are numbers."""
+    known = set(names) - {""}
+    classes = sorted(known, key=int) if all(name.isdecimal() for name in known) else sorted(known)
+    number = {name: i for i, name in enumerate(classes)}
+    return np.array([number.get(name, -1) for name in names], np.int64), classes
+
+
+def _from_folders(paths: Sequence[str]) -> Labels:
+    for path in paths:
+        if "/" not in path.strip("/"):
+            raise DataError(f"labels=folders: {path} lies in no folder of its own; expected a folder per class")
+    return from_names([path.strip("/").split("/")[0] for path in paths])
+
+
+def _from_csv(file: Path, paths: Sequence[str]) -> Labels:
+    rows = read_csv(file, ("path", "label"))
+    given = {row["path"].removeprefix("./"): (row["label"] or "").strip() for row in rows}
+    names = [given.get(path, "") for path in paths]
+    if not any(names):
+        first = next(iter(given), "nothing")
+        raise DataError(f"{file}: labels none of the images; it names {first}, the images are named like {paths[0]}")
+    return from_names(names)

@@ -1,0 +1,174 @@
+"""Every image is read once: hashed, decoded, kept, or quarantined with its reason."""
+
+import warnings
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Int, UInt8
+
+from likewise.draws import word
+from likewise.errors import DataError, UsageError
+from likewise.images.datasets import DATASETS, named
+from likewise.images.decode import MAX_PIXELS, Picture, Unusable
+from likewise.images.sources import Files, Items, find
+from likewise.progress import bar
+
+CANNOT_BE_READ = "cannot be read"
+N_NAMED = 10  # bad files that an error names
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What one pass over a listing found. Rows are the usable images, in listing order."""
+
+    contents: Int[np.ndarray, " n"]  # hash of each image's content: equal for exact copies
+    positions: Int[np.ndarray, " n"]  # in the listing
+    shapes: Int[np.ndarray, "n 3"]  # channels, height, width as kept
+    short_sides: Int[np.ndarray, " n"]  # of the originals
+    cut: Bool[np.ndarray, " n"]
+    bad: list[tuple[int, str]]  # positions in the listing, and reasons
+    modes: dict[str, int]
+
+    @property
+    def keys(self) -> Int[np.ndarray, " n"]:
+        """The contents, with exact copies numbered: the first keeps its hash, each later one mixes its number in."""
+        keys, seen = self.contents.copy(), Counter[int]()
+        for i in np.flatnonzero(_repeated(self.contents)):
+            content = int(self.contents[i])
+            if seen[content]:
+                keys[i] = word(content, "copy", seen[content])
+            seen[content] += 1
+        return keys
+
+
+def scan(
+    data: Any, *, threads: int = 2, max_bad: float | str | None = None, max_pixels: int = MAX_PIXELS
+) -> dict[str, Any]:
+    """Read every image of `data` and say what is there.
+
+    Returns {"images": usable, "bad": [{"path", "reason"}], "duplicates": groups of paths of exact copies, "cut": images
+    whose long side is cut at 4 to 1, "modes": {Pillow's mode: images}}. Raises DataError when more than `max_bad`
+    (0.01 or "1%"; None: any share) are unusable, or when there are no images at all.
+    """
+    limit = None if max_bad is None else share(max_bad)
+    listing = locate(data)
+    reading = read_all(listing, threads=threads, max_pixels=max_pixels)
+    if limit is not None:
+        check_bad(listing.paths, reading, limit)
+    paths = [listing.paths[i] for i in reading.positions]
+    return {
+        "images": len(paths),
+        "bad": [{"path": listing.paths[i], "reason": reason} for i, reason in reading.bad],
+        "duplicates": copies(reading.contents, paths),
+        "cut": int(reading.cut.sum()),
+        "modes": reading.modes,
+    }
+
+
+def locate(data: Any, name: str | None = None) -> Files | Items:
+    """The listing of anything that `open_images` takes. A named set goes before a file: `./mnist` is the folder."""
+    if isinstance(data, str) and data.partition(":")[0] in DATASETS:
+        return named(data)
+    return find(data, name)
+
+
+def read_all(
+    listing: Files | Items,
+    *,
+    threads: int = 2,
+    side: int | None = None,
+    max_pixels: int = MAX_PIXELS,
+    keep: Callable[[UInt8[np.ndarray, "c h w"]], object] = lambda pixels: None,
+) -> Reading:
+    """Load every image by a few threads; `keep` is given the usable ones' pixels, in listing order."""
+    contents: list[int] = []
+    positions: list[int] = []
+    kept: list[Picture] = []
+    bad: list[tuple[int, str]] = []
+
+    def load(i: int) -> tuple[int, Picture] | str:
+        try:
+            return listing.load(i, side, max_pixels)
+        except Unusable as error:
+            return str(error)
+
+    with bar("read images", len(listing)) as progress, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"PIL\.")  # odd metadata is no news here; broken files are counted
+        for i, loaded in enumerate(_in_order(load, len(listing), threads)):
+            if isinstance(loaded, str):
+                bad.append((i, loaded))
+            else:
+                content, picture = loaded
+                keep(picture.pixels)
+                contents.append(content)
+                positions.append(i)
+                # Only the shape is needed from here on: all pixels at once would not fit.
+                kept.append(picture._replace(pixels=np.empty((*picture.pixels.shape, 0), np.uint8)))
+            progress.update(i + 1)
+    return Reading(
+        np.array(contents, np.int64),
+        np.array(positions, np.int64),
+        np.array([picture.pixels.shape[:3] for picture in kept], np.int64).reshape(-1, 3),
+        np.array([picture.short_side for picture in kept], np.int64),
+        np.array([picture.cut for picture in kept], np.bool_),
+        bad,
+        dict(sorted(Counter(picture.mode for picture in kept).items())),
+    )
+
+
+def share(max_bad: float | str) -> float:
+    """0.01, "0.01" and "1%" are the same share."""
+    try:
+        text = str(max_bad).strip()
+        value = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise UsageError(f"max_bad={max_bad}: expected a share, from 0 to 1 or from 0% to 100%")
+    return value
+
+
+def check_bad(paths: Sequence[str], reading: Reading, limit: float) -> None:
+    """Refuse a listing of which more than the share `limit` is unusable."""
+    n_bad = len(reading.bad)
+    if n_bad > limit * len(paths):
+        shown = ", ".join(f"{paths[i]} ({reason})" for i, reason in reading.bad[:N_NAMED])
+        more = f", and {n_bad - N_NAMED} more" if n_bad > N_NAMED else ""
+        raise DataError(
+            f"{n_bad} of {len(paths)} images cannot be used, more than max_bad={limit:.4g} allows: {shown}{more}"
+        )
+
+
+def copies(contents: Int[np.ndarray, " n"], paths: Sequence[str]) -> list[list[str]]:
+    """Groups of paths with the same content, in listing order."""
+    groups: dict[int, list[str]] = {}
+    for i in np.flatnonzero(_repeated(contents)):
+        groups.setdefault(int(contents[i]), []).append(paths[int(i)])
+    return list(groups.values())
+
+
+def _repeated(values: Int[np.ndarray, " n"]) -> Bool[np.ndarray, " n"]:
+    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+    return np.asarray(counts[inverse.reshape(-1)] > 1)
+
+
+def _in_order(load: Callable[[int], Any], n: int, threads: int) -> Iterator[Any]:
+    """load(0), load(1), ... by threads, with only a few results waiting."""
+    if threads < 1:
+        raise UsageError(f"threads={threads}: expected at least 1")
+    waiting: deque = deque()
+    with ThreadPoolExecutor(threads) as pool:
+        try:
+            for i in range(n):
+                waiting.append(pool.submit(load, i))
+                if len(waiting) > 4 * threads:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()

@@ -1,0 +1,235 @@
+"""Named sets: official files by official checksums, from a folder, the cache, or a server."""
+
+import gzip
+import hashlib
+import io
+import tarfile
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from likewise.errors import DataError, UsageError
+from likewise.images import DATASETS, datasets, open_images
+
+
+def test_digits_are_scikit_learns() -> None:
+    from sklearn.datasets import load_digits
+
+    images, bundled = open_images("digits"), load_digits()
+    assert len(images) == 1_797
+    expected = np.round(bundled.images * 255 / 16)
+    assert np.abs(images.source(range(1_797)).pixels[:, 0].numpy() - expected).max() <= 0.5
+    assert images.labels.tolist() == bundled.target.tolist()
+    assert images.classes == [str(i) for i in range(10)]
+
+
+@pytest.mark.parametrize("name", ["digits", "digits-in-frames"])
+def test_digits_are_split_by_key(name: str) -> None:
+    both, train, test = (open_images(name + split) for split in ("", ":train", ":test"))
+    assert (len(train), len(test)) == (1_198, 599)
+    assert set(train.paths) | set(test.paths) == set(both.paths)
+    assert not set(train.paths) & set(test.paths)
+    assert np.bincount(test.labels).min() > 30
+    assert train.paths == [f"{name}/{path.split('/')[1]}" for path in open_images("digits:train").paths]
+
+
+def test_each_digit_lies_somewhere_in_its_frame() -> None:
+    plain, framed = open_images("digits:test"), open_images("digits-in-frames:test")
+    places = set()
+    for i in range(len(framed)):
+        digit, frame = plain.source([i]).pixels[0, 0], framed.source([i]).pixels[0, 0]
+        found = [
+            (top, left)
+            for top in range(13)
+            for left in range(13)
+            if torch.equal(frame[top : top + 8, left : left + 8], digit) and frame.sum() == digit.sum()
+        ]
+        assert found
+        places.add(found[0])
+    assert len(places) > 120  # of 169
+    assert framed.labels.tolist() == plain.labels.tolist()
+
+
+def test_named_sets_bring_their_labels() -> None:
+    assert open_images("digits", labels="digits").labels is not None
+    assert open_images("digits:test", labels="digits").labels is not None
+    with pytest.raises(UsageError, match="labels=folders"):
+        open_images("digits", labels="folders")
+
+
+def idx(array: np.ndarray) -> bytes:
+    head = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">i4").tobytes()
+    return gzip.compress(head + array.tobytes())
+
+
+@pytest.fixture
+def official(monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
+    """Small files in the official formats, under the official names, and tables that know them."""
+    rng = np.random.default_rng(0)
+    files = {}
+    for part, n in (("train", 6), ("t10k", 4)):
+        files[f"{part}-images-idx3-ubyte.gz"] = idx(rng.integers(0, 256, (n, 28, 28), dtype=np.uint8))
+        files[f"{part}-labels-idx1-ubyte.gz"] = idx(np.arange(n, dtype=np.uint8))
+    out = io.BytesIO()
+    batches = {}
+    with tarfile.open(fileobj=out, mode="w:gz") as archive:
+        for name in (*datasets._CIFAR10["train"], "test_batch.bin", "readme.html"):
+            rows = rng.integers(0, 256, (3, 3073), dtype=np.uint8)
+            rows[:, 0] = 7, 8, 9
+            batches[name] = rows.tobytes()
+            info = tarfile.TarInfo(f"cifar-10-batches-bin/{name}")
+            info.size = rows.nbytes
+            archive.addfile(info, io.BytesIO(batches[name]))
+    files["cifar-10-binary.tar.gz"] = out.getvalue()
+    sums = {name: hashlib.md5(data).hexdigest() for name, data in files.items()}
+    sums |= {name: hashlib.sha256(data).hexdigest() for name, data in batches.items()}
+    monkeypatch.setattr(datasets, "CHECKSUMS", dict.fromkeys(datasets.CHECKSUMS, sums))
+    monkeypatch.delenv("LIKEWISE_DATA", raising=False)
+    return files | batches
+
+
+@pytest.fixture
+def server(official: dict[str, bytes], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[dict[str, bytes]]:
+    """A server on loopback; what it serves is the dict. Below /down/ it always answers 404."""
+    served = dict(official)
+
+    class Answers(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            data = None if self.path.startswith("/down/") else served.get(self.path.rsplit("/", 1)[1])
+            self.send_response(200 if data is not None else 404)
+            self.send_header("Content-Length", str(len(data or b"")))
+            self.end_headers()
+            self.wfile.write(data or b"")
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    listening = ThreadingHTTPServer(("127.0.0.1", 0), Answers)
+    thread = threading.Thread(target=listening.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    home = f"http://127.0.0.1:{listening.server_port}/"
+    monkeypatch.setattr(datasets, "SERVERS", {name: (home + "down/", home + f"{name}/") for name in datasets.SERVERS})
+    monkeypatch.setenv("LIKEWISE_CACHE", str(tmp_path / "cache"))
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    yield served
+    listening.shutdown()
+    thread.join()
+    listening.server_close()
+
+
+@pytest.mark.parametrize("name", ["mnist", "fashion-mnist", "cifar10"])
+def test_a_set_is_downloaded_once(name: str, server: dict[str, bytes], tmp_path: Path) -> None:
+    train, test = open_images(name), open_images(f"{name}:test")
+    assert (len(train), len(test)) == ((15, 3) if name == "cifar10" else (6, 4))
+    assert train.labels.tolist() == ([7, 8, 9] * 5 if name == "cifar10" else [0, 1, 2, 3, 4, 5])
+    assert len(train.classes) == 10
+    server.clear()
+    again = open_images(f"{name}:train")
+    assert (again.keys == train.keys).all()
+    assert not [path for path in (tmp_path / "cache" / "datasets" / name).iterdir() if path.name.startswith(".")]
+
+
+def test_pixels_of_the_official_formats(server: dict[str, bytes]) -> None:
+    digits = np.frombuffer(gzip.decompress(server["train-images-idx3-ubyte.gz"]), np.uint8, offset=16)
+    assert np.array_equal(open_images("mnist").source(range(6)).pixels.numpy().reshape(-1), digits)
+    batch = np.frombuffer(server["test_batch.bin"], np.uint8).reshape(3, 3073)
+    pixels = open_images("cifar10:test").source([2]).pixels[0]
+    assert np.array_equal(pixels.numpy(), batch[2, 1:].reshape(3, 32, 32))
+
+
+def test_a_download_that_is_not_the_official_file_is_refused(server: dict[str, bytes], tmp_path: Path) -> None:
+    server["train-images-idx3-ubyte.gz"] = b"something else"
+    with pytest.raises(DataError, match=r"404.*md5 [0-9a-f]{32}, expected [0-9a-f]{32}"):
+        open_images("mnist")
+    assert list((tmp_path / "cache" / "datasets" / "mnist").iterdir()) == []
+
+
+def test_a_missing_file_names_what_is_expected(server: dict[str, bytes], tmp_path: Path) -> None:
+    server.clear()
+    with pytest.raises(DataError) as caught:
+        open_images("fashion-mnist:test")
+    for part in (str(tmp_path), "404", "t10k-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz", "LIKEWISE_DATA"):
+        assert part in str(caught.value)
+
+
+def test_no_network_names_what_is_expected(
+    official: dict[str, bytes], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(datasets, "SERVERS", {"cifar10": ("http://127.0.0.1:1/",)})
+    monkeypatch.setenv("LIKEWISE_DATA", str(tmp_path / "data"))
+    with pytest.raises(DataError) as caught:
+        open_images("cifar10")
+    for part in (str(tmp_path / "data" / "cifar10"), "cifar-10-binary.tar.gz", "refused"):
+        assert part in str(caught.value)
+
+
+def test_local_files_go_first_and_must_be_official(
+    official: dict[str, bytes], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(datasets, "SERVERS", dict.fromkeys(DATASETS, ()))
+    monkeypatch.setenv("LIKEWISE_DATA", str(tmp_path))
+    unpacked = tmp_path / "cifar10" / "cifar-10-batches-bin"
+    unpacked.mkdir(parents=True)
+    for name in datasets._CIFAR10["train"]:
+        (unpacked / name).write_bytes(official[name])
+    from_folder = open_images("cifar10")
+    (tmp_path / "cifar10" / "cifar-10-binary.tar.gz").write_bytes(official["cifar-10-binary.tar.gz"])
+    assert (open_images("cifar10").keys == from_folder.keys).all()
+    (tmp_path / "cifar10" / "cifar-10-binary.tar.gz").unlink()
+    (unpacked / "data_batch_3.bin").write_bytes(b"x")
+    with pytest.raises(DataError, match=r"data_batch_3\.bin: sha256 .* official"):
+        open_images("cifar10")
+    (tmp_path / "mnist").mkdir()
+    (tmp_path / "mnist" / "train-images-idx3-ubyte.gz").write_bytes(b"x")
+    with pytest.raises(DataError, match=r"train-images-idx3-ubyte\.gz: md5 .* official"):
+        open_images("mnist")
+
+
+def test_what_is_listed_is_known() -> None:
+    for name, about in DATASETS.items():
+        assert set(about) == {"images", "size", "what", "home"}
+        assert name.startswith("digits") or (datasets.CHECKSUMS[name] and datasets.SERVERS[name])
+
+
+@pytest.mark.data
+@pytest.mark.parametrize(
+    ("name", "n", "shape"),
+    [
+        ("mnist", 60_000, (1, 28, 28)),
+        ("mnist:test", 10_000, (1, 28, 28)),
+        ("fashion-mnist:train", 60_000, (1, 28, 28)),
+        ("fashion-mnist:test", 10_000, (1, 28, 28)),
+        ("cifar10:train", 50_000, (3, 32, 32)),
+        ("cifar10:test", 10_000, (3, 32, 32)),
+    ],
+)
+def test_the_real_sets(data: Path, name: str, n: int, shape: tuple[int, ...]) -> None:
+    assert data.is_dir()
+    images = open_images(name)
+    assert len(images) == n
+    assert images.source([0, n - 1]).pixels.shape == (2, *shape)
+    counts = np.bincount(images.labels)
+    if name == "mnist":
+        assert counts.tolist() == [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
+    elif name == "mnist:test":
+        assert counts.tolist() == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
+    else:
+        assert counts.tolist() == [n // 10] * 10
+    if name == "cifar10:test":
+        assert [images.classes[label] for label in images.labels[:3]] == ["cat", "ship", "ship"]
+    assert len(set(images.keys.tolist())) == n
+
+
+@pytest.mark.data
+def test_photographs_in_a_zip(data: Path, tmp_path: Path) -> None:
+    images = open_images(data / "imagenette96" / "imagenette96.zip" / "val", labels="folders", cache=tmp_path)
+    assert len(images) == 1_500
+    assert np.bincount(images.labels).tolist() == [150] * 10
+    assert images.native_side == 96
+    assert images.store.block is not None

@@ -1,0 +1,373 @@
+"""The loop: what it promises about bits, interruptions, bad numbers and budgets."""
+
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from likewise.embed import load, weights_hash
+from likewise.errors import DataError, Stopped, TrainingError, UsageError
+from likewise.images import ImageSet, open_images
+from likewise.methods import METHODS
+from likewise.pretrain import pretrain
+from likewise.settings import make_plan
+from likewise.training import fit as loop
+from likewise.training.optim import LARS, OPTIMIZERS, Muon, learning_rate, make_optimizer, orthogonal
+from likewise.types import Step, TrainConfig
+
+N, STEPS = 40, 9
+SMALL: dict[str, Any] = {
+    "size": 16,
+    "batch_size": 16,
+    "steps": STEPS,
+    "save_every": "2",
+    "monitor_every": 4,
+    "precision": "fp32",
+}
+PIXELS = np.random.default_rng(0).integers(0, 256, (N, 16, 16, 3), dtype=np.uint8)
+
+
+def images() -> ImageSet:
+    return open_images(PIXELS, labels=np.arange(N) % 3)
+
+
+def settings(method: str) -> dict[str, Any]:
+    width = {"depth": 2} if "a ViT encoder" in METHODS[method].needs else {"width": 16}
+    return {**SMALL, **width, "method": method}
+
+
+def trace(run: Path) -> tuple[bytes, ...]:
+    """All that must be equal to the bit: weights, teacher, optimiser, scores, and metrics without the clock."""
+    newest = sorted((run / "state").iterdir())[-1]
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    for line in lines:
+        del line["images_per_second"]
+    files = [newest / f"{name}.safetensors" for name in ("method", "optimizer", "other")]
+    return (
+        *(file.read_bytes() for file in files),
+        (run / "model.safetensors").read_bytes(),
+        json.dumps(lines).encode(),
+    )
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """An uninterrupted run of every method."""
+    folder = tmp_path_factory.mktemp("whole")
+    torch.set_num_threads(1)
+    for method in METHODS:
+        pretrain(images(), out=folder / method, **settings(method))
+    return {method: folder / method for method in METHODS}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_same_command_same_bits(method: str, whole: dict[str, Path], tmp_path: Path) -> None:
+    pretrain(images(), out=tmp_path / "again", **{**settings(method), "threads": 1})
+    assert trace(tmp_path / "again") == trace(whole[method])
+    assert weights_hash(load(tmp_path / "again")) == weights_hash(load(whole[method]))
+
+
+KILL = """
+import os, signal, sys, json
+import numpy as np, torch
+torch.set_num_threads(1)
+from likewise.images import open_images
+from likewise.pretrain import pretrain
+from likewise.training import fit as loop
+pixels, kill_at, out, settings = np.load(sys.argv[1]), int(sys.argv[2]), sys.argv[3], json.loads(sys.argv[4])
+step = loop.train_step
+def deadly(*arguments):
+    if arguments[4] == kill_at:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return step(*arguments)
+loop.train_step = deadly
+pretrain(open_images(pixels, labels=np.arange(len(pixels)) % 3), out=out, **settings)
+"""
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_killed_and_resumed_is_as_if_it_never_stopped(
+    method: str, whole: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    np.save(tmp_path / "pixels.npy", PIXELS)
+    kill_at = 4 + sorted(METHODS).index(method) % 4  # mid-epoch (three batches each), with a state behind it
+    command = [sys.executable, "-c", KILL, str(tmp_path / "pixels.npy"), str(kill_at), str(tmp_path / "run")]
+    ended = subprocess.run([*command, json.dumps(settings(method))], capture_output=True, text=True)
+    assert ended.returncode == -signal.SIGKILL, ended.stderr[-2000:]
+    made: list[int] = []
+    step = loop.train_step
+    monkeypatch.setattr(loop, "train_step", lambda *a: (made.append(a[4]), step(*a))[1])
+    result = pretrain(images(), out=tmp_path / "run", resume=True, **{**settings(method), "threads": 4})
+    assert 0 < result["resumed_at"] <= kill_at
+    assert made == list(range(result["resumed_at"], STEPS))
+    assert trace(tmp_path / "run") == trace(whole[method])
+
+
+@pytest.mark.parametrize("lost", ["method", "optimizer"])
+def test_a_state_that_leaves_something_out_is_noticed(
+    lost: str, whole: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The mutant of the test above: one buffer or moment is missing from what is resumed."""
+    calls = 0
+    step = loop.train_step
+
+    def interrupted(*arguments: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == 6:
+            raise KeyboardInterrupt
+        return step(*arguments)
+
+    monkeypatch.setattr(loop, "train_step", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(images(), out=tmp_path / "run", **settings("byol"))
+    monkeypatch.setattr(loop, "train_step", step)
+    file = sorted((tmp_path / "run" / "state").iterdir())[-1] / f"{lost}.safetensors"
+    tensors = load_file(file)
+    victim = next(name for name in tensors if "running_mean" in name or "exp_avg" in name)
+    del tensors[victim]
+    save_file(tensors, file)
+    if lost == "method":
+        with pytest.raises(DataError, match=victim.split(".")[-1]):
+            pretrain(images(), out=tmp_path / "run", resume=True, **settings("byol"))
+    else:
+        with pytest.raises(DataError, match="optimizer"):
+            pretrain(images(), out=tmp_path / "run", resume=True, **settings("byol"))
+
+
+def test_a_damaged_state_falls_back_to_the_one_before(whole: dict[str, Path], tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    with pytest.raises(Stopped):
+        stopped_after(5, run)
+    newest, before = sorted((run / "state").iterdir())[::-1]
+    (newest / "method.safetensors").write_bytes(b"cut short")
+    result = pretrain(images(), out=run, resume=True, **settings("simclr"))
+    assert result["resumed_at"] == int(before.name)
+    assert trace(run) == trace(whole["simclr"])
+
+
+def stopped_after(n_steps: int, run: Path) -> None:
+    """Send this process SIGTERM after so many steps; the loop finishes the step, saves and raises Stopped."""
+    step, calls = loop.train_step, 0
+
+    def signalled(*arguments: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == n_steps:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step(*arguments)
+
+    loop.train_step = signalled
+    try:
+        pretrain(images(), out=run, **settings("simclr"))
+    finally:
+        loop.train_step = step
+
+
+def test_a_signal_finishes_the_step_and_saves(whole: dict[str, Path], tmp_path: Path) -> None:
+    with pytest.raises(Stopped, match="--resume"):
+        stopped_after(5, tmp_path / "run")
+    assert json.loads((tmp_path / "run" / "status.json").read_text())["state"] == "stopped"
+    result = pretrain(images(), out=tmp_path / "run", resume=True, **settings("simclr"))
+    assert result["resumed_at"] == 5
+    assert trace(tmp_path / "run") == trace(whole["simclr"])
+
+
+def test_a_run_outside_the_main_thread_leaves_signals_alone(tmp_path: Path) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    thread = threading.Thread(target=lambda: pretrain(images(), out=tmp_path / "run", **settings("simclr")))
+    thread.start()
+    thread.join()
+    assert (tmp_path / "run" / "model.safetensors").is_file()
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_resuming_with_other_settings_or_images_is_refused(whole: dict[str, Path]) -> None:
+    with pytest.raises(UsageError, match="temperature"):
+        pretrain(images(), out=whole["simclr"], resume=True, **settings("simclr"), temperature=0.7)
+    with pytest.raises(DataError, match="images differ"):
+        pretrain(open_images(PIXELS[:-1]), out=whole["simclr"], resume=True, **settings("simclr"))
+    with pytest.raises(UsageError, match="not empty"):
+        pretrain(images(), out=whole["simclr"], **settings("simclr"))
+
+
+def test_overwriting_deletes_only_what_likewise_wrote(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    pretrain(images(), out=run, **settings("simclr"))
+    (run / "notes.txt").write_text("mine")
+    first = (run / "status.json").read_text()
+    pretrain(images(), out=run, overwrite=True, **settings("simclr"))
+    assert (run / "notes.txt").read_text() == "mine"
+    assert (run / "status.json").read_text() != first
+
+
+def test_a_term_that_is_not_finite_stops_before_the_update(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = METHODS["simclr"]
+    step, seen = made.step, []
+
+    def poisoned(self: Any, batch: Any) -> Step:
+        seen.append(weights_hash(self))
+        result = step(self, batch)
+        return Step({**result.terms, "poison": torch.tensor(float("nan"))}) if len(seen) == 3 else result
+
+    monkeypatch.setattr(made, "step", poisoned)
+    hashes: list[str] = []
+    check = loop.check_finite
+
+    def spy(result: Step, paths: list[str]) -> None:
+        hashes.append(",".join(paths))
+        check(result, paths)
+
+    monkeypatch.setattr(loop, "check_finite", spy)
+    with pytest.raises(TrainingError, match="'poison' is nan on images") as caught:
+        pretrain(images(), out=tmp_path / "run", **settings("simclr"))
+    assert caught.value.code == 4
+    assert hashes[-1].split(",")[0] in str(caught.value)
+    assert len(seen) == 3
+    assert json.loads((tmp_path / "run" / "status.json").read_text())["state"] == "diverged"
+
+
+def test_collapse_is_said_and_the_run_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = METHODS["simclr"]
+    monkeypatch.setattr(made, "after_step", lambda self, progress: [p.data.zero_() for p in self.encoder.parameters()])
+    with pytest.raises(TrainingError, match="collapsed"):
+        pretrain(images(), out=tmp_path / "run", **settings("simclr"))
+    assert json.loads((tmp_path / "run" / "status.json").read_text())["state"] == "collapsed"
+    assert (tmp_path / "run" / "model.safetensors").is_file()
+
+
+def test_names_and_order_of_the_images_change_nothing(whole: dict[str, Path], tmp_path: Path) -> None:
+    """Draws and shuffles follow the content: the same images listed the other way round give the same weights."""
+    pretrain(open_images(PIXELS[::-1].copy()), out=tmp_path / "run", **settings("simclr"))
+    assert weights_hash(load(tmp_path / "run")) == weights_hash(load(whole["simclr"]))
+
+
+def test_no_image_is_left_out_of_an_epoch() -> None:
+    batches = loop._batches(torch.arange(53).unsqueeze(1), 32)
+    assert sorted(torch.cat(batches).flatten().tolist()) == list(range(53))
+    assert [len(rows) for rows in batches] == [27, 26]
+
+
+def test_minutes_become_steps_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "RATE_SECONDS", 0.1)
+    budget = {**settings("simclr"), "minutes": 0.01}
+    del budget["steps"]
+    result = pretrain(images(), out=tmp_path / "run", **budget)
+    assert result["steps"] >= 1
+    assert f"steps = {result['steps']}" in (tmp_path / "run" / "resolved.toml").read_text()
+    assert "minutes" not in (tmp_path / "run" / "resolved.toml").read_text()
+
+
+def test_scores_are_kept_for_every_image(whole: dict[str, Path]) -> None:
+    scores = np.load(whole["simclr"] / "scores.npy")
+    assert scores.shape == (N,)
+    assert (scores > 0).all()
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_every_optimizer_descends(name: str) -> None:
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 8, 3), torch.nn.BatchNorm2d(8), torch.nn.Conv2d(8, 4, 3), torch.nn.BatchNorm2d(4)
+    )
+    x, y = torch.randn(8, 3, 8, 8), torch.randn(8, 4, 4, 4)
+    optimizer = make_optimizer([{"params": list(net.parameters())}], TrainConfig(optimizer=name, lr=0.05))
+    losses = []
+    for _ in range(30):
+        optimizer.zero_grad()
+        loss = (net(x) - y).square().mean()
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    assert losses[-1] < losses[0]
+
+
+def test_lars_by_hand() -> None:
+    """One step: eta |w| / |g| times g, at most g itself."""
+    p = torch.nn.Parameter(torch.tensor([[3.0, 4.0]]))
+    p.grad = torch.tensor([[0.0, 2.0]])
+    LARS([p], lr=1.0, momentum=0.9, weight_decay=0.0).step()
+    assert torch.allclose(p, torch.tensor([[3.0, 4.0 - 0.02 * 5 / 2 * 2]]))
+
+
+def test_muon_orthogonalises() -> None:
+    x = torch.randn(6, 20, generator=torch.Generator().manual_seed(0))
+    sigma = torch.linalg.svdvals(orthogonal(x))
+    assert 0.5 < float(sigma.min()) <= float(sigma.max()) < 1.4
+    u, _, v = torch.linalg.svd(x, full_matrices=False)
+    assert torch.nn.functional.cosine_similarity(orthogonal(x).flatten(), (u @ v).flatten(), dim=0) > 0.95
+    p = torch.nn.Parameter(torch.randn(8, 4, 3, 3))
+    p.grad = torch.randn(8, 4, 3, 3)
+    Muon([p], lr=0.0, momentum=0.9, betas=(0.9, 0.999), weight_decay=0.0).step()
+    assert float(p.detach().norm()) == pytest.approx(8**0.5, rel=1e-5)
+
+
+def test_muon_is_adamw_for_what_is_no_convolution() -> None:
+    config = TrainConfig(optimizer="muon", lr=0.1, weight_decay=0.1)
+    torch.manual_seed(0)
+    a = torch.nn.Parameter(torch.randn(5, 3))
+    b = torch.nn.Parameter(a.detach().clone())
+    mine = make_optimizer([{"params": [a]}], config)
+    theirs = torch.optim.AdamW([b], lr=0.01, weight_decay=0.1)
+    for _ in range(5):
+        gradient = torch.randn(5, 3)
+        for p, optimizer in ((a, mine), (b, theirs)):
+            p.grad = gradient.clone()
+            optimizer.step()
+    assert torch.allclose(a, b, atol=1e-6)
+
+
+def test_learning_rate_warms_up_and_falls() -> None:
+    config = TrainConfig(lr=1.0, warmup=0.2, final_lr=0.1)
+    rates = [learning_rate(config, step, 50) for step in range(50)]
+    assert rates[:10] == pytest.approx([(i + 1) / 10 for i in range(10)])
+    assert all(a >= b for a, b in itertools.pairwise(rates))
+    assert rates[-1] == pytest.approx(0.1, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("asked", "says"),
+    [
+        ({"method": "simclrr"}, "did you mean 'simclr'"),
+        ({"temprature": 0.1}, "did you mean 'temperature'"),
+        ({"lr": "fast"}, "lr=.*expected a number"),
+        ({"steps": 2.5}, "steps=2.5: expected a whole number"),
+        ({"encoder": "resnet"}, "encoder 'resnet' is unknown"),
+        ({"views": "stong"}, "did you mean 'strong'"),
+        ({"mask_ratio": 0.5}, "'mask_ratio' is unknown"),
+        ({"size": 2}, "size=2"),
+    ],
+)
+def test_wrong_settings_are_one_clear_line(asked: dict[str, Any], says: str) -> None:
+    with pytest.raises(UsageError, match=says) as caught:
+        make_plan(asked, 32)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"epochs": 1.0, "steps": 3}, "expected one of epochs, steps, minutes"),
+        ({"steps": 0}, "steps=0: expected a positive number"),
+        ({"batch_size": 1}, "batch_size=1: expected at least 2"),
+        ({"precision": "fp16", "steps": 1}, "precision='fp16'"),
+    ],
+)
+def test_budgets_that_make_no_sense(change: dict[str, Any], says: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=says):
+        pretrain(images(), out=tmp_path / "run", **{"size": 16, **change})
+
+
+def test_one_image_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="at least 2"):
+        pretrain(open_images(PIXELS[:1]), out=tmp_path / "run", **settings("simclr"))
