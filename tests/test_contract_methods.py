@@ -9,16 +9,16 @@ import torch
 from torch import Tensor
 
 from likewise.draws import Draws
-from likewise.embed import weights_hash
+from likewise.embedding import weights_hash
 from likewise.encoders import ENCODERS, build
 from likewise.errors import UsageError
 from likewise.images import ImageSet, open_images
 from likewise.methods import METHODS, Method, recipe, title
 from likewise.methods.parts import Teacher
-from likewise.settings import keywords
 from likewise.training.fit import make_batch
 from likewise.training.optim import OPTIMIZERS
 from likewise.types import Batch, DataInfo, TrainConfig
+from likewise.verbs.settings import keywords
 from likewise.views import RECIPES
 
 SIZE, N = 16, 8

@@ -24,13 +24,13 @@ MAY_IMPORT = {
     "views": BASE | {"types"},
     "encoders": BASE | {"types"},
     "methods": BASE | {"types", "views", "encoders"},
-    "embed": BASE | {"types", "images", "views", "encoders"},
+    "embedding": BASE | {"types", "images", "views", "encoders"},
     "evaluation": BASE | {"types", "images", "views"},
-    "training": BASE | {"types", "images", "views", "methods", "embed", "evaluation"},
+    "training": BASE | {"types", "images", "views", "methods", "embedding", "evaluation"},
     "coresets": BASE | {"types"},
     "report": {"errors", "files"},
 }
-VERBS = {"catalogue", "choose", "cli", "demo", "evaluate", "papers", "pretrain", "settings", "__init__", "__main__"}
+VERBS = {"verbs", "cli", "papers", "__init__", "__main__"}
 
 
 def package(file: Path) -> str:
@@ -75,7 +75,7 @@ def test_reads_no_pickle_and_postpones_no_annotation(file: Path) -> None:
         "from __future__",
         "LOAD_TRUNCATED_IMAGES = True",
     ):
-        if word == "torch.load(" and file.name == "embed.py":
+        if word == "torch.load(" and file.name == "embedding.py":
             continue  # the line that tells a user how to convert
         assert word not in text, word
 

@@ -15,15 +15,15 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from likewise.embed import load, weights_hash
+from likewise.embedding import load, weights_hash
 from likewise.errors import DataError, Stopped, TrainingError, UsageError
 from likewise.images import ImageSet, open_images
 from likewise.methods import METHODS
-from likewise.pretrain import pretrain
-from likewise.settings import make_plan
 from likewise.training import fit as loop
 from likewise.training.optim import LARS, OPTIMIZERS, Muon, learning_rate, make_optimizer, orthogonal
 from likewise.types import Step, TrainConfig
+from likewise.verbs.pretrain import pretrain
+from likewise.verbs.settings import make_plan
 
 N, STEPS = 40, 9
 SMALL: dict[str, Any] = {
@@ -82,7 +82,7 @@ import os, signal, sys, json
 import numpy as np, torch
 torch.set_num_threads(1)
 from likewise.images import open_images
-from likewise.pretrain import pretrain
+from likewise.verbs.pretrain import pretrain
 from likewise.training import fit as loop
 pixels, kill_at, out, settings = np.load(sys.argv[1]), int(sys.argv[2]), sys.argv[3], json.loads(sys.argv[4])
 step = loop.train_step

@@ -9,23 +9,23 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from likewise.coresets import select
-    from likewise.embed import embed, load
-    from likewise.evaluate import evaluate
+    from likewise.embedding import embed, load
     from likewise.images import ImageSet, open_images, scan
-    from likewise.pretrain import pretrain
     from likewise.report import write_report
     from likewise.types import Embeddings, Selection, TrainConfig
+    from likewise.verbs.evaluate import evaluate
+    from likewise.verbs.pretrain import pretrain
 
 _HOME = {
     "Embeddings": "types",
     "ImageSet": "images",
     "Selection": "types",
     "TrainConfig": "types",
-    "embed": "embed",
-    "evaluate": "evaluate",
-    "load": "embed",
+    "embed": "embedding",
+    "evaluate": "verbs.evaluate",
+    "load": "embedding",
     "open_images": "images",
-    "pretrain": "pretrain",
+    "pretrain": "verbs.pretrain",
     "scan": "images",
     "select": "coresets",
     "write_report": "report",
@@ -51,7 +51,7 @@ def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'likewise' has no attribute {name!r}")
     value = getattr(import_module(f"likewise.{_HOME[name]}"), name)
-    globals()[name] = value  # `likewise.embed` is the function, though a module has the same name
+    globals()[name] = value
     return value
 
 

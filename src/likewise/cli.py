@@ -78,7 +78,7 @@ def pretrain(
 ) -> None:
     """Learn an encoder from images without labels."""
     with answer(as_json, quiet) as reply:
-        from likewise.pretrain import pretrain as run
+        from likewise.verbs.pretrain import pretrain as run
 
         given = {
             "method": method,
@@ -126,9 +126,9 @@ def embed(
 ) -> None:
     """Turn images into vectors with a trained encoder."""
     with answer(as_json, quiet) as reply:
-        from likewise.embed import embed as run
-        from likewise.evaluate import fitting, resolve_model
+        from likewise.embedding import embed as run
         from likewise.images import open_images
+        from likewise.verbs.evaluate import fitting, resolve_model
 
         images = open_images(data, labels=labels, max_bad=max_bad)
         encoder, side = resolve_model(model, size, images, trained=not untrained)
@@ -168,8 +168,8 @@ def evaluate(
 ) -> None:
     """Say how good a representation is, in numbers and in words."""
     with answer(as_json, quiet) as reply:
-        from likewise.evaluate import append
-        from likewise.evaluate import evaluate as run
+        from likewise.verbs.evaluate import append
+        from likewise.verbs.evaluate import evaluate as run
 
         options: dict[str, Any] = {
             "protocols": [name.strip() for name in protocol.split(",")],
@@ -210,7 +210,7 @@ def select(
 ) -> None:
     """Find the images that matter: a coreset."""
     with answer(as_json, quiet) as reply:
-        from likewise.choose import choose
+        from likewise.verbs.select import choose
 
         result = choose(
             source,
@@ -267,7 +267,7 @@ def scan(
 def list_(kind: Annotated[Kind, typer.Argument()], as_json: Json = False) -> None:
     """What there is: methods, encoders, selectors, evaluations, datasets."""
     with answer(as_json, quiet=True) as reply:
-        from likewise.catalogue import catalogue
+        from likewise.verbs.catalogue import catalogue
 
         rows = catalogue(kind.value)
         reply({kind.value: rows}, lambda: _table(rows))
@@ -283,7 +283,7 @@ def demo(
 ) -> None:
     """The whole pipeline on bundled digits, offline, in about two minutes."""
     with answer(as_json, quiet) as reply:
-        from likewise.demo import demo as run
+        from likewise.verbs.demo import demo as run
 
         result = run(out, seed=seed or 0, overwrite=overwrite)
         knn = result["knn"]

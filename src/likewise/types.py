@@ -73,9 +73,9 @@ class Step(NamedTuple):
 class TrainConfig:
     """How to train. Exactly one of `epochs`, `steps`, `minutes` is used; `minutes` is turned into `steps`."""
 
-    epochs: float | None = None
+    epochs: int | float | None = None
     steps: int | None = None
-    minutes: float | None = None
+    minutes: int | float | None = None
     batch_size: int = 256
     optimizer: str = "adamw"  # adamw | sgd | lars | muon
     lr: float = 1e-3  # at the end of the warm-up; not rescaled by anything

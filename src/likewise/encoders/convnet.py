@@ -6,15 +6,17 @@ blocks learn more per minute than a full-size stem or residual blocks.
 
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from likewise.encoders.normalise import Normalise
 from likewise.types import DataInfo, Encoder, Images
 
 
 class ConvNet(Encoder):
-    """Stages of one strided convolution and `n_blocks` more; features are the average of the last maps."""
+    """Stages of one strided convolution and `n_blocks` more; features are averages of the last maps on a grid of
+    `grid` x `grid` cells (1: over all of it)."""
 
-    def __init__(self, data: DataInfo, widths: tuple[int, ...], n_blocks: int, stem: int) -> None:
+    def __init__(self, data: DataInfo, widths: tuple[int, ...], n_blocks: int, stem: int, grid: int) -> None:
         super().__init__()
         self.normalise = Normalise(data.channels)
         before, stages = data.channels, []
@@ -24,7 +26,7 @@ class ConvNet(Encoder):
                 layers += _layer(width, width, 1)
             stages.append(nn.Sequential(*layers))
             before = width
-        self.stages, self.dim = nn.ModuleList(stages), before
+        self.stages, self.grid, self.dim = nn.ModuleList(stages), grid, before * grid**2
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -38,12 +40,17 @@ class ConvNet(Encoder):
         return maps
 
     def forward(self, images: Images) -> Float[Tensor, "b dim"]:
-        return self.dense(images)[-1].mean((2, 3))
+        return F.adaptive_avg_pool2d(self.dense(images)[-1], self.grid).flatten(1)
 
 
-def convnet(data: DataInfo, *, width: int = 64, n_stages: int = 3, n_blocks: int = 1, stem: int = 2) -> ConvNet:
-    """Widths double from stage to stage; `stem` is the stride of the first convolution."""
-    return ConvNet(data, tuple(width * 2**i for i in range(n_stages)), n_blocks, stem)
+def convnet(
+    data: DataInfo, *, width: int = 64, n_stages: int = 3, n_blocks: int = 1, stem: int = 2, grid: int = 1
+) -> ConvNet:
+    """A small network made for CPUs: 1.1 M parameters, 256 features. Widths double from stage to stage.
+
+    `stem` is the stride of the first convolution. `grid` 2 keeps where things are, for centred things such as clothes.
+    """
+    return ConvNet(data, tuple(width * 2**i for i in range(n_stages)), n_blocks, stem, grid)
 
 
 def _layer(before: int, after: int, stride: int) -> list[nn.Module]:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from likewise.draws import Draws
-from likewise.embed import EMBEDDINGS_FILES, embed, load_with_config
+from likewise.embedding import EMBEDDINGS_FILES, embed, load_with_config
 from likewise.encoders import Pixels, normaliser
 from likewise.errors import DataError, UsageError
 from likewise.evaluation import EVALUATIONS, PROBES, alignment, describe

@@ -8,14 +8,14 @@ import time
 from pathlib import Path
 from typing import Any
 
-from likewise.choose import choose
-from likewise.embed import embed, load_with_config
-from likewise.evaluate import append, evaluate
+from likewise.embedding import embed, load_with_config
 from likewise.files import new_folder
 from likewise.images import open_images
-from likewise.pretrain import pretrain
 from likewise.progress import say
 from likewise.report import write_report
+from likewise.verbs.evaluate import append, evaluate
+from likewise.verbs.pretrain import pretrain
+from likewise.verbs.select import choose
 
 SELECTORS = ("facility-location", "k-center", "random")
 SETTINGS: dict[str, Any] = {

@@ -18,7 +18,7 @@ import tomli_w
 import torch
 
 from likewise.draws import word
-from likewise.embed import features, images_hash, load_with_config, save_encoder, weights_hash
+from likewise.embedding import features, images_hash, load_with_config, save_encoder, weights_hash
 from likewise.encoders import External, build, normaliser
 from likewise.errors import DataError, TrainingError, UsageError
 from likewise.evaluation.health import health
@@ -27,10 +27,10 @@ from likewise.files import new_folder, read_json, write_json, write_text
 from likewise.images import ImageSet, open_images
 from likewise.methods import METHODS, Method
 from likewise.progress import say
-from likewise.settings import Plan, make_plan, plain, read_recipe
 from likewise.training.fit import fit, make_batch, settle, trial_rate
 from likewise.training.monitor import save_pictures
 from likewise.types import Embeddings, Encoder, Selection, TrainConfig
+from likewise.verbs.settings import Plan, make_plan, plain, read_recipe
 from likewise.views import RECIPES
 
 RUN_FILES = (

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from likewise.coresets import select
-from likewise.embed import embed, load_with_config
+from likewise.embedding import embed, load_with_config
 from likewise.errors import DataError, UsageError
 from likewise.files import new_folder
 from likewise.images import ImageSet, open_images
