@@ -28,7 +28,7 @@ from likewise.views import (
 
 GEOMETRY = {type(o).__name__: o for o in (ResizedCrop(), Flip(), Rotate(30.0), Translate(0.3), Scale((0.5, 2.0)))}
 COLOUR = {type(o).__name__: o for o in (Jitter(), HSV(), PCAContrast(), Grey(), Blur(), Solarise(), Erase())}
-N = 70  # more than are prepared together
+N = 70
 
 
 def views_of(name, size):
@@ -76,18 +76,31 @@ def test_the_same_draws_give_the_same_bits_and_another_epoch_does_not(name):
 
 
 @every_one
-def test_an_image_is_treated_alike_in_any_batch(name):
+def test_an_image_is_treated_alike_in_any_batch(name, monkeypatch):
     source, draws = made_up()
     order = torch.randperm(N, generator=torch.Generator().manual_seed(0))
     for view in views_of(name, 10):
         whole = view(source, draws)
         same(view(*rows(source, draws, order)), whole[order])
         same(torch.cat([view(*rows(source, draws, ids)) for ids in torch.arange(N).split(27)]), whole)
+        with monkeypatch.context() as patch:  # prepared in many small parts
+            patch.setattr("likewise.views.rows.TOGETHER", 3 * 12 * 12 * 8)
+            same(view(source, draws), whole)
         same(view(*rows(source, draws, torch.arange(1, N)))[0], whole[1])
         for i in (0, 7):
             height, width = source.sizes[i]
             alone = Source(source.pixels[i : i + 1, :, :height, :width], source.sizes[i : i + 1])
             same(view(alone, replace(draws, keys=draws.keys[i : i + 1]))[0], whole[i])
+
+
+@every_one
+def test_the_number_of_threads_does_not_matter(name):
+    source, draws = made_up(side=24)
+    for view in views_of(name, 32)[:2]:
+        with_one = view(source, draws)
+        torch.set_num_threads(2)  # the fixture puts it back
+        assert torch.equal(view(source, draws), with_one)
+        torch.set_num_threads(1)
 
 
 @every_one

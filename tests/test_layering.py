@@ -13,11 +13,12 @@ import pytest
 import likewise
 
 ROOT = Path(likewise.__file__).parent
-BASE = {"draws", "errors", "files", "progress"}
+BASE = {"draws", "errors", "files", "memory", "progress"}
 MAY_IMPORT = {
     "draws": set(),
     "errors": set(),
     "progress": set(),
+    "memory": set(),
     "files": {"errors"},
     "types": BASE,
     "images": BASE | {"types"},

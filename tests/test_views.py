@@ -433,7 +433,7 @@ def test_each_image_is_blurred_by_its_own_sigma():
 
 
 def test_erase_puts_grey_boxes_of_even_areas_and_log_ratios():
-    n, side = 3000, 64
+    n, side = 1500, 64
     out = Erase(1.0, (0.1, 0.3), (0.5, 2.0))(torch.zeros(n, 3, side, side), keyed(n))
     assert set(out.unique().tolist()) == {0.0, 0.5}
     hit = out[:, 0] > 0
@@ -441,10 +441,10 @@ def test_erase_puts_grey_boxes_of_even_areas_and_log_ratios():
     height, width = hit.any(2).sum(1).double(), hit.any(1).sum(1).double()
     assert torch.equal(height * width, hit.sum((1, 2)).double()), "a box that is no rectangle"
     # whole pixels: the figures are only near to what was drawn
-    assert stats.kstest((height * width / side**2 - 0.1) / 0.2, "uniform").statistic < 0.04
-    assert stats.kstest((width / height).log() / math.log(4) + 0.5, "uniform").statistic < 0.04
+    assert stats.kstest((height * width / side**2 - 0.1) / 0.2, "uniform").statistic < 0.05
+    assert stats.kstest((width / height).log() / math.log(4) + 0.5, "uniform").statistic < 0.05
     left = hit.any(1).to(torch.uint8).argmax(1)
-    assert stats.kstest(left / (side - width), "uniform").statistic < 0.05
+    assert stats.kstest(left / (side - width), "uniform").statistic < 0.06
 
 
 def test_hsv_conversions_equal_colorsys_and_invert_each_other():

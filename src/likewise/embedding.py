@@ -17,6 +17,7 @@ from likewise.encoders import build
 from likewise.errors import DataError, UsageError
 from likewise.files import new_folder, read_json, write_bytes, write_json, write_text
 from likewise.images import ImageSet
+from likewise.memory import keep_freed_memory
 from likewise.progress import bar
 from likewise.types import DataInfo, Embeddings, Encoder
 from likewise.views import View
@@ -30,6 +31,7 @@ def features(
     encoder: Encoder, images: ImageSet, size: int, *, device: torch.device | str = "cpu", batch_size: int = 256
 ) -> Float[np.ndarray, "n d"]:
     """What the encoder, in evaluation mode, says of each image's largest centred square at `size` pixels."""
+    keep_freed_memory()
     device, view = torch.device(device), View(size)
     x = np.empty((len(images), encoder.dim), np.float32)
     training = encoder.training

@@ -22,6 +22,7 @@ from likewise.draws import Draws, word
 from likewise.errors import DataError, Stopped, UsageError
 from likewise.files import write_array, write_json
 from likewise.images import ImageSet, prefetch
+from likewise.memory import keep_freed_memory
 from likewise.methods.base import Method
 from likewise.progress import bar, say
 from likewise.training.distributed import average_gradients, is_main, process_group, world
@@ -40,6 +41,7 @@ def fit(method: Method, images: ImageSet, config: TrainConfig, run: Path, *, res
     arithmetic: not on threads, file names, interruptions, or the clock. Raises TrainingError when a loss term is not
     finite (before the update) and Stopped when SIGTERM or SIGINT asked to stop and the state was saved.
     """
+    keep_freed_memory()
     config = settle(config, method, images)
     device, steps = torch.device(config.device), config.steps
     assert steps is not None

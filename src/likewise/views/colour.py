@@ -212,7 +212,7 @@ def _colours(hue: Planes, span: Planes, high: Planes) -> Images:
     of a turn, 1 from a third on."""
     away = torch.tensor([2, 2 - 1 / 3, 2 + 1 / 3], device=hue.device).reshape(3, 1, 1)  # 2 keeps them positive
     near = (hue.unsqueeze(1) + away).frac_().sub_(0.5).abs_().clamp_(1 / 6, 1 / 3)  # half a turn less the distance
-    return torch.addcmul((high - 2 * span).unsqueeze(1), near, (6 * span).unsqueeze(1))
+    return near.mul_((6 * span).unsqueeze(1)).add_((high - 2 * span).unsqueeze(1))
 
 
 def _luma(images: Images) -> Float[Tensor, "c c"]:

@@ -6,6 +6,7 @@ operation gives, for every image, the 3 x 3 matrix that takes a point of its out
 that the matrices of a view, in the order listed, multiply to the map from the view to the source.
 """
 
+import itertools
 import math
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
@@ -152,7 +153,7 @@ def _resample(source: Source, maps: Maps, size: int, fill: str) -> Images:
     across = _taps(maps[:, 0, 0], maps[:, 0, 2], source.sizes, 1, size, fill)
     down = _taps(maps[:, 1, 1], maps[:, 1, 2], source.sizes, 0, size, fill)
     images = torch.empty(b, c, size, size, device=maps.device)
-    for part in parts(b, c * max(height, size) * max(width, size)):
+    for part in parts(b, c * max(height, size) * max(width, size), maps.device):
         columns = source.pixels[part].transpose(2, 3).contiguous().to(torch.float32)
         rows = sum_rows(columns, across[0][part], across[1][part]).transpose(2, 3).contiguous()
         torch.clamp(sum_rows(rows, down[0][part], down[1][part] / 255), 0, 1, out=images[part])
@@ -185,13 +186,16 @@ def _warp(source: Source, maps: Maps, size: int, fill: str, k: int) -> Images:
     true = source.sizes.flip(1).unsqueeze(2) / padded  # as a share of the padded source: "b 2 1"
     unit = source.sizes.amin(1).reshape(-1, 1, 1) / padded
     to_grid = torch.cat([unit * maps[:, :2, :2], unit * maps[:, :2, 2:] + true - 1], 2)  # grids are in [-1, 1]
-    images = torch.empty(b, c, size, size, device=maps.device)
-    for part in parts(b, c * max(height * width, (size * k) ** 2)):
-        grid = F.affine_grid(to_grid[part], [len(to_grid[part]), c, size * k, size * k], align_corners=False)
+    to_grid = to_grid.reshape(b, 2, 3, 1, 1)
+    steps = (torch.arange(size * k, device=maps.device) * 2 + 1) / (size * k) - 1
+    images = torch.zeros(b, c, size, size, device=maps.device)
+    for part in parts(b, c * max(height * width, size**2), maps.device):
         pixels = _surrounded(source.pixels[part].to(torch.float32), source.sizes[part], fill)
-        x = F.grid_sample(pixels, grid, padding_mode=fill, align_corners=False)
-        torch.clamp(F.avg_pool2d(x, k).div_(255), 0, 1, out=images[part])
-    return images
+        across, down, shift = to_grid[part].unbind(2)
+        for i, j in itertools.product(range(k), range(k)):  # one point in every output pixel at a time
+            grid = across * steps[j::k] + (down * steps[i::k].unsqueeze(1) + shift)
+            images[part] += F.grid_sample(pixels, grid.permute(0, 2, 3, 1), padding_mode=fill, align_corners=False)
+    return images.div_(255 * k * k).clamp_(0, 1)
 
 
 def _surrounded(pixels: Float[Tensor, "b c H W"], sizes: Sizes, fill: str) -> Float[Tensor, "b c H W"]:

@@ -9,16 +9,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-TOGETHER = 2**19  # values of a tensor that are worked on together: on a CPU they stay in its cache
-
-# glibc returns a freed block of this size to the system and takes its pages anew, at more than the price of the work
-# done on them, until it has seen one so large come back. This is that one; its pages are never touched.
-torch.empty(31 * 2**20, dtype=torch.uint8)
+TOGETHER = 2**19  # values of a tensor that a CPU works on together: they stay in its cache
 
 
-def parts(n: int, values: int) -> list[slice]:
-    """Cut n images of so many values each into parts that suit the cache."""
-    size = max(1, TOGETHER // values)
+def parts(n: int, values: int, device: torch.device) -> list[slice]:
+    """Cut n images of so many values each into parts that suit the device's cache."""
+    size = max(1, TOGETHER // values if device.type == "cpu" else n)
     return [slice(start, start + size) for start in range(0, n, size)]
 
 

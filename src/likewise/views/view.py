@@ -51,7 +51,7 @@ class View:
             maps = maps @ operation(source.sizes, draws.child(f"geometry{i}"))
         images = sample(source, maps, self.size, self.fill)
         made: dict[tuple, Tensor] = {}
-        for rows in parts(len(images), images.shape[1] * self.size**2) if self.colour else []:
+        for rows in parts(len(images), images.shape[1] * self.size**2, images.device) if self.colour else []:
             part, some = images[rows], _Some(**vars(draws), rows=rows, made=made)
             for i, change in enumerate(self.colour):
                 part = change(part, some.child(f"colour{i}"))
