@@ -115,7 +115,6 @@ def fit(method: Method, images: ImageSet, config: TrainConfig, run: Path, *, res
                 if save_due(place["step"]):
                     save()
                 arrival = time.perf_counter()
-            feed.close()
             if place["position"] >= len(batches):
                 place |= {"epoch": place["epoch"] + 1, "position": 0}
             if stopping and place["step"] < steps:
