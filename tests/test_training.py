@@ -331,7 +331,7 @@ def test_learning_rate_warms_up_and_falls() -> None:
     config = TrainConfig(lr=1.0, warmup=0.2, final_lr=0.1)
     rates = [learning_rate(config, step, 50) for step in range(50)]
     assert rates[:10] == pytest.approx([(i + 1) / 10 for i in range(10)])
-    assert all(a >= b for a, b in itertools.pairwise(rates))
+    assert all(a >= b for a, b in itertools.pairwise(rates[10:]))
     assert rates[-1] == pytest.approx(0.1, abs=0.01)
 
 

@@ -27,7 +27,7 @@ class MAE(Method):
 
     def __init__(
         self,
-        encoder: ViT,
+        encoder: Encoder,
         data: DataInfo,
         *,
         views: Sequence[View],

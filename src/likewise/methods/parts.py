@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from likewise.types import Encoder, Images, Scalar
+from likewise.types import Images, Scalar
 
 
 def mlp(*widths: int, last_norm: bool = False) -> nn.Sequential:
@@ -64,7 +64,7 @@ def spread(z: Float[Tensor, "n d"]) -> Scalar:
 class Teacher(nn.Module):
     """A slow copy of an encoder and its head: it follows by exponential averages and is never trained."""
 
-    def __init__(self, encoder: Encoder, head: nn.Module) -> None:
+    def __init__(self, encoder: nn.Module, head: nn.Module) -> None:
         super().__init__()
         self.encoder, self.head = copy.deepcopy(encoder), copy.deepcopy(head)
         self.requires_grad_(False)
@@ -74,7 +74,7 @@ class Teacher(nn.Module):
         return self.head(self.encoder(images))
 
     @torch.no_grad()
-    def follow(self, encoder: Encoder, head: nn.Module, momentum: float) -> None:
+    def follow(self, encoder: nn.Module, head: nn.Module, momentum: float) -> None:
         """teacher <- momentum * teacher + (1 - momentum) * student, for parameters."""
         for mine, theirs in ((self.encoder, encoder), (self.head, head)):
             pairs = zip(mine.parameters(), theirs.parameters(), strict=True)
