@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from likewise.encoders.vit import Block, ViT, initialise, positions
 from likewise.errors import UsageError
 from likewise.methods.base import Method
-from likewise.types import Batch, DataInfo, Images, Step, TrainConfig
+from likewise.types import Batch, DataInfo, Encoder, Images, Step, TrainConfig
 from likewise.views import View
 
 
