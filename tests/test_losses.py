@@ -102,7 +102,7 @@ def test_spread_is_one_for_even_and_zero_for_collapsed() -> None:
 
 
 def test_teacher_follows_and_takes_no_gradient() -> None:
-    encoder, head = mlp(4, 8, 4), mlp(4, 3)
+    encoder, head = torch.nn.Sequential(torch.nn.Flatten(), mlp(4, 8, 4)), mlp(4, 3)
     teacher = Teacher(encoder, head)
     before = [p.clone() for p in teacher.parameters()]
     with torch.no_grad():
@@ -111,7 +111,7 @@ def test_teacher_follows_and_takes_no_gradient() -> None:
     teacher.follow(encoder, head, 0.75)
     for old, new in zip(before, teacher.parameters(), strict=True):
         assert torch.allclose(new, old + 0.25, atol=1e-6)
-    out = teacher(torch.randn(5, 4, requires_grad=True))
+    out = teacher(torch.randn(5, 1, 2, 2, requires_grad=True))
     assert not out.requires_grad
 
 
