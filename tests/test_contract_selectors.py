@@ -11,6 +11,7 @@ from likewise.errors import UsageError
 from likewise.types import Selection
 
 ORDERED = {name for name in SELECTORS if name != "k-means"}  # any prefix is what a smaller budget would give
+FULL = {"bloom": {"code_length": 1}, "simcore": {"stop": None}}  # options with which the whole budget is picked
 
 pytestmark = pytest.mark.parametrize("name", SELECTORS)
 
@@ -25,6 +26,22 @@ def grid(n=90):
     return torch.randint(-1, 2, (n, 3), generator=torch.Generator().manual_seed(1)).float()
 
 
+def given(name, x):
+    """What the selector asks for by name: functions of each row alone, so that they move with it."""
+    values = {
+        "keys": (x.double() @ torch.linspace(1, 2, x.shape[1], dtype=torch.float64) * 1e9).long(),
+        "target": x[x[:, 0].double().argsort(stable=True)[:: max(len(x) // 9, 1)]],
+        "scores": x.double().square().sum(1) + 0.1 * x.double()[:, 0],
+        "labels": (x.double()[:, 0] > 0).long() + 2 * (x.double()[:, -1] > 1).long(),
+    }
+    parameters = inspect.signature(SELECTORS[name]).parameters
+    return {argument: value for argument, value in values.items() if argument in parameters}
+
+
+def run(name, x, budget, **options):
+    return SELECTORS[name](x, budget, **{**given(name, x), **FULL.get(name, {}), **options})
+
+
 def test_the_signature_is_the_contract(name):
     parameters = inspect.signature(SELECTORS[name]).parameters
     assert list(parameters)[:2] == ["x", "budget"]
@@ -37,7 +54,7 @@ def test_the_signature_is_the_contract(name):
 @pytest.mark.parametrize("budget", [1, 13, 89])
 def test_picks_are_distinct_and_as_many_as_asked(name, x, budget):
     before = x.clone()
-    selection = SELECTORS[name](x, budget)
+    selection = run(name, x, budget)
     assert isinstance(selection, Selection)
     assert selection.indices.dtype == np.int64
     assert len(set(selection.indices.tolist())) == len(selection) == budget
@@ -54,9 +71,9 @@ def test_picks_are_distinct_and_as_many_as_asked(name, x, budget):
 
 def test_the_same_call_gives_the_same_selection(name):
     torch.manual_seed(1)
-    first = SELECTORS[name](clouds(), 20, seed=5)
+    first = run(name, clouds(), 20, seed=5)
     state = torch.get_rng_state()
-    second = SELECTORS[name](clouds(), 20, seed=5)
+    second = run(name, clouds(), 20, seed=5)
     assert torch.equal(state, torch.get_rng_state()), "the global generator was used"
     assert first.indices.tolist() == second.indices.tolist()
     assert first.gains.tolist() == second.gains.tolist()
@@ -64,12 +81,12 @@ def test_the_same_call_gives_the_same_selection(name):
 
 @pytest.mark.parametrize("x", [clouds(250), grid(200)], ids=["clouds", "ties"])
 def test_memory_and_threads_change_nothing(name, x):
-    expected = SELECTORS[name](x, 40)
+    expected = run(name, x, 40)
     threads = torch.get_num_threads()
     try:
         for n, memory in ((1, 2_000), (2, 30_000), (2, 300_000)):
             torch.set_num_threads(n)
-            selection = SELECTORS[name](x, 40, memory=memory)
+            selection = run(name, x, 40, memory=memory)
             assert selection.indices.tolist() == expected.indices.tolist()
             np.testing.assert_allclose(selection.gains, expected.gains, rtol=1e-5, atol=1e-9)
     finally:
@@ -78,11 +95,11 @@ def test_memory_and_threads_change_nothing(name, x):
 
 def test_a_prefix_is_the_smaller_coreset(name):
     if name not in ORDERED:
-        assert np.all(np.diff(SELECTORS[name](clouds(), 40).weights) <= 0)  # the largest clusters come first instead
+        assert np.all(np.diff(run(name, clouds(), 40).weights) <= 0)  # the largest clusters come first instead
         return
     for x in (clouds(), grid()):
-        large = SELECTORS[name](x, 40)
-        small = SELECTORS[name](x, 15)
+        large = run(name, x, 40)
+        small = run(name, x, 15)
         assert large.indices[:15].tolist() == small.indices.tolist()
         np.testing.assert_allclose(large.gains[:15], small.gains, rtol=1e-5)
 
@@ -90,12 +107,8 @@ def test_a_prefix_is_the_smaller_coreset(name):
 def test_the_order_of_the_images_does_not_matter(name):
     x = clouds(200)
     order = torch.randperm(200, generator=torch.Generator().manual_seed(2))
-    keys = torch.arange(200) * 104729
-    options = {"keys": keys} if "keys" in inspect.signature(SELECTORS[name]).parameters else {}
-    expected = SELECTORS[name](x, 25, **options)
-    if options:
-        options = {"keys": keys[order]}
-    shuffled = SELECTORS[name](x[order], 25, **options)
+    expected = run(name, x, 25)
+    shuffled = run(name, x[order], 25)
     assert set(order[shuffled.indices].tolist()) == set(expected.indices.tolist())
 
 
@@ -103,31 +116,42 @@ def test_chosen_images_are_not_picked_again(name):
     x = grid()
     chosen = torch.tensor([3, 50, 7, 88])
     for budget in (1, 20, 86):
-        selection = SELECTORS[name](x, budget, chosen=chosen)
+        selection = run(name, x, budget, chosen=chosen)
         assert len(set(selection.indices.tolist()) | set(chosen.tolist())) == budget + 4
 
 
 def test_odd_pools(name):
-    assert SELECTORS[name](torch.randn(1, 3), 1).indices.tolist() == [0]
+    assert run(name, torch.randn(1, 3), 1).indices.tolist() == [0]
     for x in (torch.zeros(5, 3), torch.ones(5, 3), torch.ones(5, 1)):
-        selection = SELECTORS[name](x, 5)
+        selection = run(name, x, 5)
         assert sorted(selection.indices.tolist()) == [0, 1, 2, 3, 4]
         assert np.isfinite(selection.gains).all()
     mixed = torch.cat([torch.zeros(2, 3), torch.eye(3)])
-    assert len(set(SELECTORS[name](mixed, 4).indices.tolist())) == 4
+    assert len(set(run(name, mixed, 4).indices.tolist())) == 4
 
 
 @pytest.mark.parametrize("budget", [0, -1, 151])
 def test_impossible_budgets(name, budget):
     with pytest.raises(UsageError, match=f"budget {budget}: must be between 1 and"):
-        SELECTORS[name](clouds(), budget)
+        run(name, clouds(), budget)
 
 
 def test_select_saves_and_loads(name, tmp_path):
-    selection = select(clouds(), name, "10%")
+    x = clouds()
+    asked = {argument: value for argument, value in given(name, x).items() if argument != "keys"}
+    selection = select(x, name, "10%", **asked, **FULL.get(name, {}))
     assert set(selection.quality) == {"facility_location", "radius", "mean_distance", "duplicates"}
     selection.save(tmp_path)
     loaded = Selection.load(tmp_path)
     assert loaded.indices.tolist() == selection.indices.tolist()
     assert loaded.quality == pytest.approx(dict(selection.quality))
     assert loaded.meta["method"] == name
+
+
+def test_cosine_ignores_lengths(name):
+    x = torch.nn.functional.normalize(clouds().double())
+    lengths = torch.linspace(0.1, 10, len(x), dtype=torch.float64)[:, None]
+    asked = {argument: value for argument, value in given(name, x).items() if argument != "keys"}
+    options = {**asked, **FULL.get(name, {})}
+    expected = select(x, name, 9, **options)
+    assert select(x * lengths, name, 9, **options).indices.tolist() == expected.indices.tolist()

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from likewise.coresets import SELECTORS, facility_location, k_center, k_means, parse_budget, quality, random, select
+from likewise.coresets import facility_location, k_center, k_means, parse_budget, quality, random, select
 from likewise.errors import DataError, UsageError
 from likewise.types import Embeddings
 
@@ -301,10 +301,3 @@ def test_select_takes_a_function():
     selection = select(points(20), random, 5)
     assert selection.meta["method"] == "random"
     assert len(selection) == 5
-
-
-def test_cosine_ignores_lengths():
-    x = points(40)
-    lengths = torch.linspace(0.1, 10, 40, dtype=torch.float64)[:, None]
-    for method in SELECTORS:
-        assert select(x * lengths, method, 9).indices.tolist() == select(x, method, 9).indices.tolist()

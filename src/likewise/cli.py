@@ -198,6 +198,15 @@ def select(
     method: Annotated[str, typer.Option(help="See `likewise list selectors`.")] = "k-center",
     budget: Annotated[str, typer.Option(help="A share (10%) or a number of images.")] = "10%",
     chosen: Annotated[Path | None, typer.Option(help="A selection, or a text file of ids, picked already.")] = None,
+    target: Annotated[
+        Path | None, typer.Option(help="Embeddings of images like those wanted, for open-set methods.", metavar="EMB")
+    ] = None,
+    scores: Annotated[
+        Path | None, typer.Option(help="A number per image: .npy, .csv with a column score, or a run's own.")
+    ] = None,
+    labels: Annotated[
+        str | None, typer.Option(help="'own' (the embeddings'), 'folders', a CSV of path,label, or an .npy.")
+    ] = None,
     memory: Annotated[str, typer.Option(help="Work space, such as 2GB.")] = "2GB",
     set_: Annotated[list[str] | None, typer.Option("--set", help="key=value, an option of the method.")] = None,
     seed: Seed = None,
@@ -218,6 +227,9 @@ def select(
             method=method,
             budget=budget,
             chosen=chosen,
+            target=target,
+            scores=scores,
+            labels=labels,
             memory=memory,
             seed=seed or 0,
             copy_to=copy_to,
@@ -363,6 +375,8 @@ def _evaluation(result: dict[str, Any]) -> str:
 
 def _selection(result: dict[str, Any]) -> str:
     lines = [f"{result['n']:,} images by {result['method']} in {result['seconds']:.1f} s: {result['selection']}"]
+    if result["stopped"]:
+        lines[0] += f" (of {result['budget']} asked for: {result['stopped']})"
     for name, value in result["quality"].items():
         lines.append(f"{name}: {value:.4g} (random: {result['random_quality'][name]:.4g})")
     return "\n".join(lines)

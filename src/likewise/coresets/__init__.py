@@ -3,28 +3,42 @@
     selector(x, budget, *, seed=0, memory=2 << 30, chosen=None, <options>) -> Selection
 
 `x` is (images, dimensions) and taken as it is, `budget` a number of images, `memory` the bytes of work space beyond x,
-`chosen` ids that are picked already. `select` is the same for people: any array, "10%", quality included.
+`chosen` ids that are picked already. A selector that asks by name is also given `keys` (the images' keys), `target`
+(embeddings of another set), `scores` or `labels` (one per image): with no default it cannot do without. `select` is the
+same for people: any array, "10%", quality included.
 """
 
 from collections.abc import Callable
 
+from likewise.coresets.balanced import class_balanced, cluster_balanced
 from likewise.coresets.facility_location import facility_location
 from likewise.coresets.k_center import k_center
 from likewise.coresets.k_means import k_means
+from likewise.coresets.open_set import bloom, simcore, top_k
 from likewise.coresets.quality import quality
 from likewise.coresets.random import random
 from likewise.coresets.select import parse_budget, parse_memory, select
+from likewise.coresets.ucs import ucs
 from likewise.types import Selection
 
 SELECTORS: dict[str, Callable[..., Selection]] = {
+    "bloom": bloom,
+    "class-balanced": class_balanced,
+    "cluster-balanced": cluster_balanced,
     "facility-location": facility_location,
     "k-center": k_center,
     "k-means": k_means,
     "random": random,
+    "simcore": simcore,
+    "top-k": top_k,
+    "ucs": ucs,
 }
 
 __all__ = [
     "SELECTORS",
+    "bloom",
+    "class_balanced",
+    "cluster_balanced",
     "facility_location",
     "k_center",
     "k_means",
@@ -33,4 +47,7 @@ __all__ = [
     "quality",
     "random",
     "select",
+    "simcore",
+    "top_k",
+    "ucs",
 ]

@@ -4,7 +4,7 @@ import inspect
 import math
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, SupportsFloat
 
 import numpy as np
@@ -19,6 +19,11 @@ from likewise.types import Embeddings, Selection, did_you_mean, pick
 
 METRICS = ("cosine", "euclidean")
 _GIVEN = {"x", "budget", "seed", "memory", "chosen", "keys"}  # what `select` itself passes on
+_ASKED = {  # what a method may ask for by name, besides
+    "target": "embeddings of the images wanted more of",
+    "scores": "a number for each image",
+    "labels": "a class for each image",
+}
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 
 
@@ -31,6 +36,9 @@ def select(
     seed: int = 0,
     memory: int | str = "2GB",
     chosen: Sequence[int] | np.ndarray | Tensor | None = None,
+    target: Any = None,
+    scores: Any = None,
+    labels: Any = None,
     **options: Any,
 ) -> Selection:
     """Pick the images that matter, from their features.
@@ -42,7 +50,13 @@ def select(
     takes the rows as they are.
     `memory`: work space beyond x itself, in bytes or as "2GB", "500MB".
     `chosen`: ids picked already; they are not returned and do not count towards the budget.
+    `target`: embeddings of a set of its own, for methods that look for images like those.
+    `scores`: a finite number for each image, for methods that rank by one.
+    `labels`: an integer for each image, -1 where unknown. A method that cannot do without takes those of Embeddings.
     `options`: further keywords of the method.
+
+    A method is given what it names among its parameters; it is an error to lack what it needs, or to give it a
+    target or scores that it does not take.
 
     `quality` is that of the picks; `meta["random_quality"]` that of as many random ones.
 
@@ -58,7 +72,7 @@ def select(
     selector = pick(SELECTORS, method, "selector") if isinstance(method, str) else method
     name = method if isinstance(method, str) else getattr(method, "__name__", type(method).__name__)
     parameters = inspect.signature(selector).parameters
-    known = [option for option in parameters if option not in _GIVEN]
+    known = [option for option in parameters if option not in _GIVEN and option not in _ASKED]
     for option in options:
         if option not in known:
             accepted = f"it takes {', '.join(known)}" if known else "it takes none"
@@ -77,6 +91,20 @@ def select(
     keys = torch.as_tensor(np.array(x.keys)) if isinstance(x, Embeddings) else None
     if "keys" in parameters:
         given["keys"] = keys
+    if target is not None:
+        target = _rows(target, "target")
+        if target.shape[1] != rows.shape[1]:
+            raise UsageError(f"target has {target.shape[1]} dimensions, and x {rows.shape[1]}: expected the same")
+        target = target.to(rows.dtype)
+        if metric == "cosine":
+            target = unit(target, n_bytes)[:].to(rows.dtype)
+    if scores is not None:
+        scores = _per_image(scores, "scores", len(rows)).double()
+    if labels is None and isinstance(x, Embeddings) and _needs(parameters, "labels"):
+        labels = x.labels
+    if labels is not None:
+        labels = _per_image(labels, "labels", len(rows))
+    given |= _asked(name, parameters, {"target": target, "scores": scores, "labels": labels})
 
     started = time.perf_counter()
     selection = selector(rows, n_picks, **given, **options)
@@ -136,7 +164,40 @@ def parse_memory(memory: int | str) -> int:
     return n_bytes
 
 
-def _rows(x: Any) -> Tensor:
+def _needs(parameters: Mapping[str, inspect.Parameter], argument: str) -> bool:
+    return argument in parameters and parameters[argument].default is inspect.Parameter.empty
+
+
+def _asked(name: str, parameters: Mapping[str, inspect.Parameter], given: dict[str, Any]) -> dict[str, Any]:
+    """Of what a method may ask for, what it does ask for. Labels that it has no use for serve the quality."""
+    from likewise.coresets import SELECTORS
+
+    for argument, value in given.items():
+        if value is None and _needs(parameters, argument):
+            raise UsageError(f"method {name} needs {argument}: {_ASKED[argument]}")
+        if value is not None and argument != "labels" and argument not in parameters:
+            takers = [one for one, made in sorted(SELECTORS.items()) if argument in inspect.signature(made).parameters]
+            raise UsageError(f"{argument}: is not taken by {name}; it is by {', '.join(takers) or 'no method'}")
+    return {argument: value for argument, value in given.items() if argument in parameters and value is not None}
+
+
+def _per_image(values: Any, what: str, n: int) -> Tensor:
+    """Scores (finite numbers) or labels (whole numbers), one per image."""
+    try:
+        column = values.detach().clone() if isinstance(values, Tensor) else torch.from_numpy(np.array(values))
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"{what}: cannot be read as an array of numbers ({error})") from None
+    whole = not (column.is_floating_point() or column.is_complex())
+    if tuple(column.shape) != (n,) or (what == "labels" and not whole):
+        kind = "whole numbers" if what == "labels" else "numbers"
+        raise UsageError(f"{what}: shape {tuple(column.shape)}, {column.dtype}; expected {n} {kind}, one per image")
+    if not column.isfinite().all():
+        first = int((~column.isfinite()).nonzero()[0, 0])
+        raise DataError(f"{what}: hold NaN or infinity, first for image {first}")
+    return column.long() if what == "labels" else column
+
+
+def _rows(x: Any, what: str = "x") -> Tensor:
     """A copy of x as a finite floating-point matrix."""
     array = x.x if isinstance(x, Embeddings) else x
     if isinstance(array, Tensor):
@@ -145,15 +206,15 @@ def _rows(x: Any) -> Tensor:
         try:
             rows = torch.from_numpy(np.array(array))
         except (TypeError, ValueError) as error:
-            raise UsageError(f"x: cannot be read as an array of numbers ({error})") from None
+            raise UsageError(f"{what}: cannot be read as an array of numbers ({error})") from None
     if rows.ndim != 2 or not rows.numel() or rows.is_complex():
-        raise UsageError(f"x has shape {tuple(rows.shape)}: expected numbers of shape (images, dimensions)")
+        raise UsageError(f"{what} has shape {tuple(rows.shape)}: expected numbers of shape (images, dimensions)")
     if rows.dtype not in (torch.float32, torch.float64):
         rows = rows.float()
     bad = ~rows.isfinite().all(1)
     if bad.any():
         first = int(bad.nonzero()[0, 0])
-        raise DataError(f"x: {int(bad.sum())} of {len(rows)} rows hold NaN or infinity, the first is row {first}")
+        raise DataError(f"{what}: {int(bad.sum())} of {len(rows)} rows hold NaN or infinity, the first is row {first}")
     return rows
 
 

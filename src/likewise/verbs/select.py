@@ -13,6 +13,8 @@ from likewise.embedding import embed, load_with_config
 from likewise.errors import DataError, UsageError
 from likewise.files import new_folder
 from likewise.images import ImageSet, open_images
+from likewise.images.labels import read_labels
+from likewise.images.sources import read_csv
 from likewise.types import Embeddings, Selection
 
 SELECTION_FILES = ("selection.csv", "selection.json")
@@ -25,6 +27,9 @@ def choose(
     method: str = "k-center",
     budget: str | float | int = "10%",
     chosen: Path | None = None,
+    target: Path | None = None,
+    scores: Path | None = None,
+    labels: str | None = None,
     memory: str = "2GB",
     seed: int = 0,
     copy_to: Path | None = None,
@@ -37,11 +42,19 @@ def choose(
     import resource
 
     x, paths, where = _features(Path(source), data)
+    given: dict[str, Any] = {
+        "chosen": _chosen(chosen),
+        "target": None if target is None else _features(target, None)[0],
+        "scores": None if scores is None else _scores(scores, paths),
+        "labels": None if labels is None else _labels(labels, x, paths),
+    }
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    selection = select(x, method, budget, seed=seed, memory=memory, chosen=_chosen(chosen), **_typed(options or {}))
+    selection = select(x, method, budget, seed=seed, memory=memory, **given, **_typed(options or {}))
     peak = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
     folder = new_folder(out, SELECTION_FILES, overwrite=overwrite)
+    named = {"target": target, "scores": scores, "labels": labels}
     about = {**selection.meta, "embeddings": str(source), "data": where, "peak_memory_mb": peak}
+    about |= {argument: str(value) for argument, value in named.items() if value is not None}
     saved = Selection(selection.indices, selection.gains, selection.weights, selection.quality, about)
     saved.save(folder, paths)
     for target, put in ((copy_to, shutil.copy2), (link_to, _link)):
@@ -56,16 +69,14 @@ def choose(
         "peak_memory_mb": peak,
         "quality": dict(selection.quality),
         "random_quality": dict(selection.meta["random_quality"]),
+        "stopped": selection.meta.get("stopped"),
     }
 
 
 def _features(source: Path, data: str | None) -> tuple[Any, list[str] | None, str | None]:
     """Features, the paths of the images, and the folder they are relative to."""
     if source.suffix == ".npy":
-        try:
-            return np.load(source, mmap_mode="r", allow_pickle=False), None, None
-        except (OSError, ValueError) as error:
-            raise DataError(f"{source}: is not an array that can be read ({error})") from None
+        return _array(source), None, None
     if (source / "x.npy").is_file():
         table = Embeddings.load(source)
         return table, list(table.paths), data or table.meta.get("data")
@@ -92,6 +103,47 @@ def _chosen(path: Path | None) -> list[int] | None:
         return [int(line) for line in path.read_text().split()]
     except (OSError, ValueError):
         raise UsageError(f"--chosen {path}: expected a selection folder, or a text file with one id a line") from None
+
+
+def _scores(file: Path, paths: list[str] | None) -> np.ndarray:
+    """One number per image: an array, a run's scores.npy, or the column `score` of a .csv, in order or by `path`."""
+    file = file / "scores.npy" if file.is_dir() else file
+    if file.suffix == ".npy":
+        return _array(file)
+    if file.suffix != ".csv":
+        raise UsageError(f"--scores {file}: expected an .npy, a .csv with a column score, or a run")
+    rows = read_csv(file, ("score",))
+    try:
+        values = [float(row["score"]) for row in rows]
+    except (TypeError, ValueError):
+        raise DataError(f"{file}: the column score holds what is no number") from None
+    if not rows or "path" not in rows[0] or paths is None:
+        return np.array(values)
+    by_path = {row["path"].removeprefix("./"): value for row, value in zip(rows, values, strict=True)}
+    missing = next((path for path in paths if path not in by_path), None)
+    if missing is not None:
+        raise DataError(f"{file}: has no score for {missing}")
+    return np.array([by_path[path] for path in paths])
+
+
+def _labels(labels: str, x: Any, paths: list[str] | None) -> np.ndarray:
+    """One class per image: the embeddings' own, by folders, from a .csv of path,label, or an array of numbers."""
+    if labels.endswith(".npy"):
+        return _array(Path(labels))
+    if labels == "own":
+        if getattr(x, "labels", None) is None:
+            raise UsageError("--labels own: the embeddings have no labels")
+        return np.asarray(x.labels)
+    if paths is None:
+        raise UsageError(f"--labels {labels}: an array of features has no paths; expected an .npy of whole numbers")
+    return read_labels(labels, paths)[0]
+
+
+def _array(file: Path) -> np.ndarray:
+    try:
+        return np.load(file, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{file}: is not an array that can be read ({error})") from None
 
 
 def _place(selection: Selection, paths: list[str] | None, where: str | None, target: Path, put: Any) -> None:
