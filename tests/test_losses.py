@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from likewise.methods.byol import cosine_distance
-from likewise.methods.parts import Teacher, cosine_ramp, mlp, spread
+from likewise.methods.parts import Teacher, cosine_ramp, encode, mlp, spread
 from likewise.methods.simclr import nt_xent
 from likewise.methods.vicreg import covariance, variance
 
@@ -121,3 +121,16 @@ def test_cosine_ramp() -> None:
     assert values[0] == pytest.approx(0.9)
     assert values[2] == pytest.approx(0.95)
     assert values[4] == pytest.approx(1.0)
+
+
+def test_views_of_one_size_are_encoded_together() -> None:
+    seen: list[tuple[int, ...]] = []
+
+    def encoder(images: torch.Tensor) -> torch.Tensor:
+        seen.append(tuple(images.shape))
+        return images.mean((2, 3))
+
+    views = [torch.full((2, 3, side, side), float(i)) for i, side in enumerate((8, 8, 4, 4, 4))]
+    made = encode(encoder, views)
+    assert seen == [(4, 3, 8, 8), (6, 3, 4, 4)]
+    assert [float(z.unique()) for z in made] == [0, 1, 2, 3, 4]

@@ -20,7 +20,7 @@ from likewise.errors import DataError, Stopped, TrainingError, UsageError
 from likewise.images import ImageSet, open_images
 from likewise.methods import METHODS
 from likewise.training import fit as loop
-from likewise.training.optim import LARS, OPTIMIZERS, Muon, learning_rate, make_optimizer, orthogonal
+from likewise.training.optim import LARS, OPTIMIZERS, Muon, learning_rate, make_optimizer, orthogonal, set_rates
 from likewise.types import Step, TrainConfig
 from likewise.verbs.pretrain import pretrain
 from likewise.verbs.settings import make_plan
@@ -333,6 +333,35 @@ def test_learning_rate_warms_up_and_falls() -> None:
     assert rates[:10] == pytest.approx([(i + 1) / 10 for i in range(10)])
     assert all(a >= b for a, b in itertools.pairwise(rates[10:]))
     assert rates[-1] == pytest.approx(0.1, abs=0.01)
+
+
+def test_groups_have_their_own_rates() -> None:
+    config = TrainConfig(lr=1.0, weight_decay=0.1, final_weight_decay=0.5, warmup=0.0)
+    p = [torch.nn.Parameter(torch.ones(2, 2)) for _ in range(3)]
+    groups = [
+        {"params": p[:1]},
+        {"params": p[1:2], "weight_decay": 0.0, "rate": 0.1},
+        {"params": p[2:], "steady": True},
+    ]
+    optimizer = make_optimizer(groups, config)
+    set_rates(optimizer, config, 50, 100)
+    assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([0.5, 0.05, 1.0])
+    assert [group["weight_decay"] for group in optimizer.param_groups] == pytest.approx([0.3, 0.0, 0.3])
+
+
+def test_an_epoch_begins_once_however_often_it_is_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun: list[int] = []
+    monkeypatch.setattr(METHODS["simclr"], "begin_epoch", lambda self, epoch, draws: begun.append(epoch))
+    with pytest.raises(Stopped):
+        stopped_after(5, tmp_path / "run")
+    pretrain(images(), out=tmp_path / "run", resume=True, **settings("simclr"))
+    assert begun == [0, 1, 2]
+
+
+def test_knn_is_measured_after_the_listed_epochs(tmp_path: Path) -> None:
+    pretrain(images(), out=tmp_path / "run", **settings("simclr"), knn_epochs=(1,))
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in lines if "knn" in line] == [1.0, 3.0]
 
 
 @pytest.mark.parametrize(

@@ -80,6 +80,10 @@ class Draws:
         """Independent draws for a part with its own names: one view, one teacher, one head."""
         return replace(self, scope=f"{self.scope}/{name}")
 
+    def to(self, device: torch.device) -> "Draws":
+        """The same draws, made on another device."""
+        return replace(self, keys=self.keys.to(device))
+
     def fixed(self, versions: int) -> "Draws":
         """Draws that ignore the epoch: every image has `versions` fates, and each epoch picks one.
 

@@ -80,6 +80,7 @@ class TrainConfig:
     optimizer: str = "adamw"  # adamw | sgd | lars | muon
     lr: float = 1e-3  # at the end of the warm-up; not rescaled by anything
     weight_decay: float = 1e-4
+    final_weight_decay: float | None = None  # reached along a cosine; None: it stays
     momentum: float = 0.9  # sgd, lars and muon
     betas: tuple[float, float] = (0.9, 0.999)  # adamw and muon
     warmup: float = 0.05  # fraction of the steps
@@ -91,6 +92,9 @@ class TrainConfig:
     threads: int = 2  # that read and decode images ahead of the step
     save_every: str = "10m"  # minutes ("10m") or steps ("200")
     monitor_every: int = 100  # steps between measurements of the features' rank
+    knn_epochs: tuple[
+        int | float, ...
+    ] = ()  # after which a labelled set is classified by k-NN; it always is at the end
 
 
 @dataclass(frozen=True)

@@ -34,12 +34,25 @@ class Method(nn.Module):
     def after_step(self, progress: float) -> None:
         """What follows an update of the weights: teachers, prototypes."""
 
+    def begin_epoch(self, epoch: int, draws: Draws) -> None:
+        """Before an epoch's first step, and not again when the epoch is resumed: fill banks, cluster them.
+
+        `draws` are those of the whole set, image i in row i.
+        """
+
     def order(self, epoch: int, draws: Draws) -> Int[Tensor, "m k"]:
-        """The epoch's images in rows of ids that must meet in a batch. By default all once, in a keyed shuffle."""
+        """The epoch's images in rows of ids that must meet in a batch. By default all once, in a keyed shuffle.
+
+        A resumed epoch asks again: it must depend only on what `begin_epoch` left behind and on per-image draws.
+        """
         return draws.bits("order").argsort().unsqueeze(1)
 
     def param_groups(self) -> list[dict[str, Any]]:
-        """Parameters for the optimiser; biases, norms and other vectors are not decayed."""
+        """Parameters for the optimiser; biases, norms and other vectors are not decayed.
+
+        A group may have a `weight_decay` of its own, a `rate` that multiplies the learning rate, and `steady`: True
+        for a rate that neither warms up nor falls.
+        """
         parameters = [p for p in self.parameters() if p.requires_grad]
         return [
             {"params": [p for p in parameters if p.ndim > 1]},

@@ -3,8 +3,8 @@
 import copy
 import functools
 import math
-from collections.abc import Callable
-from itertools import pairwise
+from collections.abc import Callable, Sequence
+from itertools import groupby, pairwise
 from typing import Any
 
 import torch
@@ -29,6 +29,18 @@ def mlp(*widths: int, last_norm: bool = False) -> nn.Sequential:
     if last_norm:
         layers.append(nn.BatchNorm1d(widths[-1], affine=False))
     return nn.Sequential(*layers)
+
+
+def encode(encoder: Callable[[Images], Tensor], views: Sequence[Images]) -> list[Tensor]:
+    """What an encoder makes of each view; neighbours of equal size (the two global crops, the local ones) go together.
+
+    Batch normalisation then sees the global views in one batch and the local ones in another, as in SwAV and DINO.
+    """
+    made: list[Tensor] = []
+    for _, alike in groupby(views, key=lambda view: view.shape):
+        group = list(alike)
+        made += encoder(torch.cat(group)).chunk(len(group))
+    return made
 
 
 def full_precision(loss: Callable[..., Tensor]) -> Callable[..., Tensor]:

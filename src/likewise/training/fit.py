@@ -27,7 +27,7 @@ from likewise.methods.base import Method
 from likewise.progress import bar, say
 from likewise.training.distributed import average_gradients, is_main, process_group, world
 from likewise.training.monitor import check_finite, feature_rank, knn_accuracy, save_pictures
-from likewise.training.optim import learning_rate, make_optimizer
+from likewise.training.optim import learning_rate, make_optimizer, set_rates
 from likewise.training.state import load_state, save_state
 from likewise.types import Batch, Source, TrainConfig, rank
 
@@ -76,8 +76,10 @@ def fit(method: Method, images: ImageSet, config: TrainConfig, run: Path, *, res
         bar("train", steps) as progress,
     ):
         while place["step"] < steps:
-            draws = Draws(config.seed, place["epoch"], place["step"], torch.from_numpy(images.keys))
-            batches = _batches(method.order(place["epoch"], draws), config.batch_size)
+            draws = Draws(config.seed, place["epoch"], place["step"] - place["position"], torch.from_numpy(images.keys))
+            if place["position"] == 0:
+                method.begin_epoch(place["epoch"], draws.to(device))
+            batches = _batches(method.order(place["epoch"], draws).cpu(), config.batch_size)
             mine = [share for rows in batches[place["position"] :] if len(share := _share(rows)) > 0]
             feed = prefetch(images, [rows.flatten().numpy() for rows in mine], threads=config.threads)
             arrival = time.perf_counter()
@@ -96,15 +98,17 @@ def fit(method: Method, images: ImageSet, config: TrainConfig, run: Path, *, res
                 place["step"], place["position"] = step + 1, place["position"] + 1
                 value = sum(terms.values())
                 last = place["step"] == steps
-                watched = step % config.monitor_every == config.monitor_every - 1 or last
+                epoch = place["epoch"] + place["position"] / len(batches)
+                classified = last or any(epoch - 1 / len(batches) < listed <= epoch for listed in config.knn_epochs)
+                watched = step % config.monitor_every == config.monitor_every - 1 or classified
                 if (step % log_every == 0 or watched) and is_main():
                     seconds = time.perf_counter() - started
-                    line: dict[str, Any] = {"step": step, "epoch": place["epoch"] + place["position"] / len(batches)}
+                    line: dict[str, Any] = {"step": step, "epoch": epoch}
                     line |= {"loss": value, "terms": terms, "shown": shown, "lr": learning_rate(config, step, steps)}
                     if watched:
                         feature_ranks = feature_rank(method.encoder, images, size, device)
                         line["rank"] = feature_ranks
-                        if images.labels is not None and last:
+                        if images.labels is not None and classified:
                             line["knn"] = knn_accuracy(method.encoder, images, size, device)
                     line["images_per_second"] = n_seen / seconds
                     lines.write(json.dumps(line) + "\n")
@@ -167,7 +171,8 @@ def settle(config: TrainConfig, method: Method, images: ImageSet) -> TrainConfig
 def trial_rate(method: Method, images: ImageSet, config: TrainConfig) -> float:
     """Steps per second, views included, on a throw-away copy of the method."""
     ids = torch.from_numpy(np.argsort(images.keys)[: config.batch_size].copy()).unsqueeze(1)
-    copied = copy.deepcopy(method)
+    copied = copy.deepcopy(method).to(config.device)
+    copied.begin_epoch(0, Draws(config.seed, 0, 0, torch.from_numpy(images.keys)).to(torch.device(config.device)))
     source = images.source(ids.flatten().numpy())
     return _rate(copied, config, lambda: make_batch(copied, images, ids, source, 0.0, config, 0, 0), RATE_SECONDS)
 
@@ -196,8 +201,7 @@ def train_step(
 ) -> tuple[dict[str, float], dict[str, float], Tensor | None]:
     """One update. Returns the terms, what is shown, and the score per image."""
     torch.manual_seed(word(config.seed, step, rank()))  # for dropout alone
-    for group in optimizer.param_groups:
-        group["lr"] = learning_rate(config, step, steps)
+    set_rates(optimizer, config, step, steps)
     optimizer.zero_grad(set_to_none=True)
     method.train()
     with autocast(config):

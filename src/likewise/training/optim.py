@@ -93,7 +93,8 @@ def orthogonal(x: Float[Tensor, "n m"]) -> Float[Tensor, "n m"]:
 
 
 def make_optimizer(groups: list[dict[str, Any]], config: TrainConfig) -> Optimizer:
-    """The optimiser that the configuration names; groups may bring their own weight decay."""
+    """The optimiser that the configuration names; groups may bring their own weight decay, `rate` and `steady`."""
+    groups = [{"rate": 1.0, "steady": False, "decays": "weight_decay" not in group, **group} for group in groups]
     if config.optimizer == "adamw":
         return AdamW(groups, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay, fused=True)
     if config.optimizer == "sgd":
@@ -104,6 +105,18 @@ def make_optimizer(groups: list[dict[str, Any]], config: TrainConfig) -> Optimiz
         rates: dict[str, Any] = {"lr": config.lr, "momentum": config.momentum, "betas": config.betas}
         return Muon(groups, weight_decay=config.weight_decay, **rates)
     raise UsageError(f"optimizer={config.optimizer!r}: expected one of {', '.join(OPTIMIZERS)}")
+
+
+def set_rates(optimizer: Optimizer, config: TrainConfig, step: int, steps: int) -> None:
+    """Give every group the learning rate and the weight decay of one step."""
+    rate, decay = learning_rate(config, step, steps), config.weight_decay
+    if config.final_weight_decay is not None:
+        low, high = config.weight_decay, config.final_weight_decay
+        decay = high + (low - high) * (1 + math.cos(math.pi * step / steps)) / 2
+    for group in optimizer.param_groups:
+        group["lr"] = group["rate"] * (config.lr if group["steady"] else rate)
+        if group["decays"]:
+            group["weight_decay"] = decay
 
 
 def learning_rate(config: TrainConfig, step: int, steps: int) -> float:

@@ -109,8 +109,8 @@ def _resume(
         )
     plan = make_plan(asked, saved["size"])
     hardware = {key: getattr(plan.config, key) for key in HARDWARE}
-    settled = {f.name: saved[f.name] for f in fields(TrainConfig) if f.name in saved and f.name not in HARDWARE}
-    settled["betas"] = tuple(settled["betas"])
+    kept = {f.name: saved[f.name] for f in fields(TrainConfig) if f.name in saved and f.name not in HARDWARE}
+    settled = {name: tuple(value) if isinstance(value, list) else value for name, value in kept.items()}
     config = TrainConfig(**{**settled, **hardware})
     if plan.config.minutes is None and plan.config.epochs is None and plan.config.steps not in (None, config.steps):
         raise UsageError(
