@@ -1,7 +1,7 @@
 """Image self-supervised learning and coreset search in one small tool.
 
-The verbs are here: open_images, pretrain, embed, evaluate, select, write_report, and load for what a run has learned.
-Names are imported when they are first used, so that `import likewise` costs nothing.
+The verbs are here: open_images, pretrain, embed, evaluate, match, select, write_report, and load for what a run has
+learned. Names are imported when they are first used, so that `import likewise` costs nothing.
 """
 
 from importlib import import_module
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from likewise.report import write_report
     from likewise.types import Embeddings, Selection, TrainConfig
     from likewise.verbs.evaluate import evaluate
+    from likewise.verbs.match import match
     from likewise.verbs.pretrain import pretrain
 
 _HOME = {
@@ -24,6 +25,7 @@ _HOME = {
     "embed": "embedding",
     "evaluate": "verbs.evaluate",
     "load": "embedding",
+    "match": "verbs.match",
     "open_images": "images",
     "pretrain": "verbs.pretrain",
     "scan": "images",
@@ -39,6 +41,7 @@ __all__ = [
     "embed",
     "evaluate",
     "load",
+    "match",
     "open_images",
     "pretrain",
     "scan",

@@ -241,6 +241,50 @@ def select(
         reply(result, lambda: _selection(result))
 
 
+@app.command("match")
+def match_(
+    model: Annotated[
+        str, typer.Argument(help="A run, a saved encoder, or 'pixels' (SIFT and raw RGB alone).", metavar="MODEL")
+    ],
+    pairs: Annotated[Path, typer.Argument(help="Folders of img1.png, img2.png, .. and H1to2p, ..", metavar="PAIRS")],
+    descriptors: Annotated[
+        str, typer.Option(help="Separated by commas: sift, rgb, layers, layer1, layer2, .., output.")
+    ] = "sift,rgb,layers",
+    side: Annotated[int, typer.Option(help="Of the patches, in pixels.")] = 64,
+    most: Annotated[int, typer.Option(help="Regions of an image, those of most contrast.")] = 1000,
+    untrained: Annotated[bool, typer.Option("--untrained", help="The run's encoder before training.")] = False,
+    make_from: Annotated[
+        str | None, typer.Option(help="First make PAIRS from 16 images of this DATA.", metavar="DATA")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="A folder for the results, pair by pair.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with what is in --out.")] = False,
+    overwrite: Overwrite = False,
+    seed: Seed = None,
+    device: Device = "auto",
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Compare descriptors on pairs of images with known homographies."""
+    with answer(as_json, quiet) as reply:
+        from likewise.verbs.match import match as run
+
+        result = run(
+            model,
+            pairs,
+            descriptors=descriptors,
+            side=side,
+            most=most,
+            trained=not untrained,
+            make_from=make_from,
+            out=out,
+            resume=resume,
+            overwrite=overwrite,
+            seed=seed or 0,
+            device=_device(device),
+        )
+        reply(result, lambda: _matching(result))
+
+
 @app.command()
 def report(
     folders: Annotated[
@@ -380,6 +424,17 @@ def _selection(result: dict[str, Any]) -> str:
     for name, value in result["quality"].items():
         lines.append(f"{name}: {value:.4g} (random: {result['random_quality'][name]:.4g})")
     return "\n".join(lines)
+
+
+def _matching(result: dict[str, Any]) -> str:
+    lines = [f"{row['scene']} {row['image']}: {row['reason']}" for row in result["skipped"]]
+    changes = list(dict.fromkeys(change for means in result["map"].values() for change in means))
+    changes = [change for change in changes if change != "all"] + ["all"]
+    table: list[dict[str, Any]] = [
+        {"mean average precision": name, **{c: f"{means[c]:.3f}" if c in means else "" for c in changes}}
+        for name, means in result["map"].items()
+    ]
+    return "\n".join([*lines, _table(table)])
 
 
 def _scan(result: dict[str, Any]) -> str:

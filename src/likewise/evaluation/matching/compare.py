@@ -1,0 +1,113 @@
+"""Pairs of images through descriptors: the loop."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, UInt8
+from torch import Tensor
+
+from likewise.errors import UsageError
+from likewise.evaluation.matching.descriptors import Describe
+from likewise.evaluation.matching.ellipses import Ellipses, overlap, transport
+from likewise.evaluation.matching.pairs import Pair, read_image
+from likewise.evaluation.matching.regions import EXTENT, MOST, frames, patches, regions
+from likewise.evaluation.matching.score import distances, match_precision, possible_matches
+
+OVERLAP = 0.5  # from which on two regions are one
+SIDE = 64
+
+
+class Compared(NamedTuple):
+    """One pair: average precision by descriptor, or the reason why there is none."""
+
+    pair: Pair
+    ap: dict[str, float]
+    regions: tuple[int, int]  # of either image, in the part that both show
+    possible: int  # right matches
+    reason: str = ""
+
+
+class Described(NamedTuple):
+    """One image: its size, regions and their descriptors."""
+
+    height: int
+    width: int
+    ellipses: Ellipses
+    vectors: dict[str, Float[Tensor, "n d"]]
+
+
+def compare(
+    pairs: Sequence[Pair],
+    describers: Sequence[Describe],
+    *,
+    side: int = SIDE,
+    extent: float = EXTENT,
+    most: int = MOST,
+) -> Iterator[Compared]:
+    """The average precision of every descriptor on every pair, in order (protocol match-v1).
+
+    Regions whose centres lie outside of the other image are left out. A match is right when the ellipse of its first
+    region, carried over by the local affine map, and that of its second overlap by half or more. A pair without
+    regions, or without any right match, has no average precision but a reason.
+    """
+    if side < 8:
+        raise UsageError(f"side={side}: a patch needs at least 8 pixels a side")
+    if most < 1 or not extent > 0:
+        raise UsageError(f"most={most}, extent={extent}: both must be positive")
+    if not describers:
+        raise UsageError("descriptors: none was given")
+    known: tuple[Path, Described] | None = None
+    for pair in pairs:
+        if known is None or known[0] != pair.first:
+            known = pair.first, describe(read_image(pair.first), describers, side=side, extent=extent, most=most)
+        other = describe(read_image(pair.second), describers, side=side, extent=extent, most=most)
+        yield _compared(pair, known[1], other)
+
+
+def describe(
+    image: UInt8[np.ndarray, "c h w"],
+    describers: Sequence[Describe],
+    *,
+    side: int = SIDE,
+    extent: float = EXTENT,
+    most: int = MOST,
+) -> Described:
+    """The regions of an image and what each describer says of their patches."""
+    ellipses = regions(image, most=most)
+    parts: dict[str, list[Tensor]] = {}
+    for some in patches(image, frames(image, ellipses, extent=extent), side):
+        for describer in describers:
+            for name, vectors in describer(some).items():
+                parts.setdefault(name, []).append(vectors)
+    return Described(
+        image.shape[1], image.shape[2], ellipses, {name: torch.cat(vectors) for name, vectors in parts.items()}
+    )
+
+
+def _compared(pair: Pair, first: Described, second: Described) -> Compared:
+    for image, path in ((first, pair.first), (second, pair.second)):
+        if not len(image.ellipses.centre):
+            return Compared(pair, {}, (0, 0), 0, f"{path.name} has no region")
+    rows = np.flatnonzero(_inside(pair.warp.forward(first.ellipses.centre), second))
+    columns = np.flatnonzero(_inside(pair.warp.inverse(second.ellipses.centre), first))
+    counts = len(rows), len(columns)
+    if not all(counts):
+        return Compared(pair, {}, counts, 0, "the images have no region in the part that both show")
+    right = overlap(transport(first.ellipses.rows(rows), pair.warp), second.ellipses.rows(columns), least=OVERLAP) > 0
+    possible = possible_matches(right)
+    if not possible:
+        return Compared(pair, {}, counts, 0, "no region of one image is found in the other")
+    ap = {
+        name: match_precision(distances(vectors[rows], second.vectors[name][columns]), right, possible)
+        for name, vectors in first.vectors.items()
+    }
+    return Compared(pair, ap, counts, possible)
+
+
+def _inside(points: Float[np.ndarray, "n 2"], image: Described) -> Bool[np.ndarray, " n"]:
+    """NaN is outside."""
+    within = (points >= 0) & (points <= np.array([image.width - 1, image.height - 1]))
+    return within[:, 0] & within[:, 1]
