@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -18,7 +19,8 @@ from likewise.methods.parts import Teacher
 from likewise.training.fit import make_batch
 from likewise.training.optim import OPTIMIZERS
 from likewise.types import Batch, DataInfo, TrainConfig
-from likewise.verbs.settings import keywords
+from likewise.verbs.pretrain import make_method
+from likewise.verbs.settings import keywords, make_plan
 from likewise.views import RECIPES
 
 SIZE, N = 16, 8
@@ -44,12 +46,12 @@ def method(request: pytest.FixtureRequest, images: ImageSet) -> Method:
     return make(*request.param, images)
 
 
-def make(name: str, encoder: str, images: ImageSet) -> Method:
+def make(name: str, encoder: str, images: ImageSet, views: str | None = None) -> Method:
     torch.manual_seed(0)
     made, data = METHODS[name], images.info(SIZE)
     options = {"labels": torch.from_numpy(images.labels)} if "labels" in made.needs else {}
     small = {"width": 16} if encoder == "convnet" else {"depth": 2}
-    return made(build(encoder, data, **small), data, views=RECIPES[made.default_views](SIZE), **options)
+    return made(build(encoder, data, **small), data, views=RECIPES[views or made.default_views](SIZE), **options)
 
 
 def batch_of(method: Method, images: ImageSet, epoch: int = 0) -> Batch:
@@ -162,6 +164,28 @@ def test_groups_hold_every_trained_parameter_once(method: Method) -> None:
     grouped = [p for group in method.param_groups() for p in group["params"]]
     assert len({id(p) for p in grouped}) == len(grouped)
     assert {id(p) for p in grouped} == {id(p) for p in method.parameters() if p.requires_grad}
+
+
+@pytest.mark.parametrize(("name", "encoder"), [pair for pair in PAIRS if METHODS[pair[0]].multi_crop])
+def test_multi_crop_is_learned_from(name: str, encoder: str, images: ImageSet) -> None:
+    """Every view has a say: without any one of them the gradient is another."""
+    method = make(name, encoder, images, "multi-crop")
+    batch = batch_of(method, images)
+    assert [view.shape[2] for view in batch.views] == [16] * 2 + [8] * 6
+    seen = [view.clone().requires_grad_() for view in batch.views]
+    step = method.step(replace(batch, views=seen))
+    assert step.score is None or len(step.score) == N
+    torch.stack(list(step.terms.values())).sum().backward()
+    for view in seen:
+        assert view.grad is not None
+        assert bool(view.grad.abs().sum() > 0)
+
+
+@pytest.mark.parametrize("name", [name for name, made in METHODS.items() if not made.multi_crop])
+def test_multi_crop_is_refused_where_the_formula_has_no_room_for_it(name: str, images: ImageSet) -> None:
+    settings = {"method": name, "views": "multi-crop", "steps": 1, "size": SIZE}
+    with pytest.raises(UsageError, match=f"views='multi-crop': makes 8 of an image; {name} takes [12]$"):
+        make_method(make_plan(settings, SIZE), images)
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, Int, Shaped, UInt8
 from torch import Tensor, nn
 
 from likewise.draws import Draws
@@ -18,6 +18,7 @@ from likewise.errors import DataError, UsageError
 from likewise.files import write_array, write_json, write_text
 
 Images = Float[Tensor, "b c h w"]  # in [0, 1], on the device
+Crops = Sequence[Float[Tensor, "b c _ _"]]  # views of the same images, not all of one size
 Scalar = Float[Tensor, ""]
 T = TypeVar("T")
 
@@ -55,7 +56,7 @@ class DataInfo:
 class Batch:
     """What one step sees. `order` gives rows of k ids; `views` and `draws` list them row by row (b * k images)."""
 
-    views: Sequence[Images]
+    views: Crops
     ids: Int[Tensor, "b k"]
     progress: float  # of the whole training, in [0, 1)
     draws: Draws
@@ -212,7 +213,7 @@ class Selection:
         )
 
 
-def gather(x: Float[Tensor, "n *rest"]) -> Float[Tensor, "m *rest"]:
+def gather(x: Shaped[Tensor, "n *rest"]) -> Shaped[Tensor, "m *rest"]:
     """The rows of all processes, in rank order, with gradients; the identity on one process.
 
     A loss calls this where its formula ranges over the whole batch. Every process must hold as many rows.

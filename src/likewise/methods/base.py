@@ -23,6 +23,7 @@ class Method(nn.Module):
     family: ClassVar[str]
     needs: ClassVar[tuple[str, ...]] = ()  # "a ViT encoder", "labels": for people, in `likewise list methods`
     default_views: ClassVar[str] = "strong"  # a name in `likewise.views.RECIPES`
+    multi_crop: ClassVar[bool] = False  # takes any number of views, small ones last; else as many as its default views
 
     encoder: Encoder
     views: Sequence[View]

@@ -1,6 +1,7 @@
 """BYOL (Grill et al., 2020): predict a slow teacher's view of the same image; no negatives.
 
-arXiv 2006.07733. The teacher's momentum rises from `teacher_momentum` to 1 along a cosine.
+arXiv 2006.07733. The teacher's momentum rises from `teacher_momentum` to 1 along a cosine. With more than two views the
+teacher sees the large ones, and every other view predicts each of them.
 """
 
 from collections.abc import Sequence
@@ -8,7 +9,7 @@ from collections.abc import Sequence
 import torch
 
 from likewise.methods.base import Method
-from likewise.methods.parts import Teacher, cosine_distance, cosine_ramp, mlp, spread
+from likewise.methods.parts import Teacher, cosine_distance, cosine_ramp, encode, large, mlp, pairs, spread
 from likewise.types import Batch, DataInfo, Encoder, Step, TrainConfig
 from likewise.views import View
 
@@ -18,6 +19,7 @@ class BYOL(Method):
 
     family = "distillation"
     default_views = "asymmetric"
+    multi_crop = True
 
     def __init__(
         self,
@@ -36,12 +38,10 @@ class BYOL(Method):
         self.teacher = Teacher(self.encoder, self.projector)
 
     def step(self, batch: Batch) -> Step:
-        images = torch.cat(list(batch.views))
-        z = self.projector(self.encoder(images))
-        p1, p2 = self.predictor(z).chunk(2)
-        t1, t2 = self.teacher(images).chunk(2)
-        loss = (cosine_distance(p1, t2) + cosine_distance(p2, t1)) / 2
-        return Step({"distance": loss.mean()}, {"spread": spread(z)}, loss.detach())
+        p = encode(lambda images: self.predictor(self.projector(self.encoder(images))), batch.views)
+        t = encode(self.teacher, large(batch.views))
+        loss = torch.stack([cosine_distance(p[j], t[i]) for i, j in pairs(batch.views)]).mean(0)
+        return Step({"distance": loss.mean()}, {"spread": spread(t[0])}, loss.detach())
 
     def after_step(self, progress: float) -> None:
         self.teacher.follow(self.encoder, self.projector, cosine_ramp(self.teacher_momentum, 1.0, progress))

@@ -3,7 +3,7 @@
 import copy
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from itertools import groupby, pairwise
 from typing import Any
 
@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from likewise.types import Images, Scalar
+from likewise.types import Crops, Images, Scalar
 
 
 def mlp(*widths: int, last_norm: bool = False) -> nn.Sequential:
@@ -31,7 +31,7 @@ def mlp(*widths: int, last_norm: bool = False) -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
-def encode(encoder: Callable[[Images], Tensor], views: Sequence[Images]) -> list[Tensor]:
+def encode(encoder: Callable[[Images], Tensor], views: Crops) -> list[Tensor]:
     """What an encoder makes of each view; neighbours of equal size (the two global crops, the local ones) go together.
 
     Batch normalisation then sees the global views in one batch and the local ones in another, as in SwAV and DINO.
@@ -41,6 +41,16 @@ def encode(encoder: Callable[[Images], Tensor], views: Sequence[Images]) -> list
         group = list(alike)
         made += encoder(torch.cat(group)).chunk(len(group))
     return made
+
+
+def large(views: Crops) -> list[Tensor]:
+    """The views of the first one's size: of a multi-crop, the global ones, which teachers and clusterings see."""
+    return [view for view in views if view.shape == views[0].shape]
+
+
+def pairs(views: Crops) -> list[tuple[int, int]]:
+    """(i, j) for each large view i and each other view j, large or small, that must agree with it (SwAV, 2020)."""
+    return [(i, j) for i in range(len(large(views))) for j in range(len(views)) if i != j]
 
 
 def full_precision(loss: Callable[..., Tensor]) -> Callable[..., Tensor]:

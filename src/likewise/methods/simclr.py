@@ -1,6 +1,7 @@
 """SimCLR (Chen et al., 2020): two views of an image find each other among all the other views of the batch.
 
-arXiv 2002.05709. The loss is NT-Xent; the head's output layer has no batch normalisation.
+arXiv 2002.05709. The loss is NT-Xent; the head's output layer has no batch normalisation. With more than two views
+it is the mean over every large view and each other one.
 """
 
 from collections.abc import Sequence
@@ -10,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from likewise.methods.base import Method
-from likewise.methods.parts import full_precision, mlp, unit
+from likewise.methods.parts import encode, full_precision, mlp, pairs, unit
 from likewise.types import Batch, DataInfo, Encoder, Step, TrainConfig, gather, rank
 from likewise.views import View
 
@@ -36,6 +37,7 @@ class SimCLR(Method):
     """Views "b c h w" -> encoder -> projector -> NT-Xent at `temperature`."""
 
     family = "contrastive"
+    multi_crop = True
 
     def __init__(
         self,
@@ -52,8 +54,9 @@ class SimCLR(Method):
         self.projector = mlp(encoder.dim, hidden_dim, output_dim)
 
     def step(self, batch: Batch) -> Step:
-        a, b = self.projector(self.encoder(torch.cat(list(batch.views)))).chunk(2)
-        loss = nt_xent(a, b, self.temperature)
+        z = encode(lambda images: self.projector(self.encoder(images)), batch.views)
+        met = [nt_xent(z[i], z[j], self.temperature) for i, j in pairs(batch.views) if i < j]
+        loss = torch.stack(met).mean(0)
         return Step({"contrast": loss.mean()}, score=loss.detach())
 
 

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from likewise.errors import UsageError
 from likewise.methods.base import Method
+from likewise.methods.parts import encode
 from likewise.types import Batch, DataInfo, Encoder, Step, TrainConfig
 from likewise.views import View
 
@@ -22,6 +23,7 @@ class Supervised(Method):
     family = "supervised"
     needs = ("labels",)
     default_views = "weak"
+    multi_crop = True
     labels: Tensor
 
     def __init__(
@@ -42,7 +44,7 @@ class Supervised(Method):
 
     def step(self, batch: Batch) -> Step:
         labels = self.labels[batch.ids.flatten()].repeat(len(batch.views))
-        logits = self.classifier(self.encoder(torch.cat(list(batch.views)))).float()
+        logits = torch.cat(encode(lambda images: self.classifier(self.encoder(images)), batch.views)).float()
         known = labels >= 0
         loss = F.cross_entropy(
             logits, labels, ignore_index=-1, label_smoothing=self.smoothing, reduction="sum"

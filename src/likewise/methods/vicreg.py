@@ -1,6 +1,7 @@
 """VICReg (Bardes et al., 2021): views agree, every dimension varies, no two dimensions say the same.
 
-arXiv 2105.04906. Three terms and no negatives, teacher or stop-gradient.
+arXiv 2105.04906. Three terms and no negatives, teacher or stop-gradient. With more than two views, each must agree with
+the large ones, vary, and say different things.
 """
 
 from collections.abc import Sequence
@@ -11,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from likewise.methods.base import Method
-from likewise.methods.parts import full_precision, mlp
+from likewise.methods.parts import encode, full_precision, mlp, pairs
 from likewise.types import Batch, DataInfo, Encoder, Scalar, Step, TrainConfig, gather
 from likewise.views import View
 
@@ -34,6 +35,7 @@ class VICReg(Method):
     """Views "b c h w" -> encoder -> projector -> invariance + variance + covariance."""
 
     family = "information maximisation"
+    multi_crop = True
 
     def __init__(
         self,
@@ -53,14 +55,14 @@ class VICReg(Method):
         self.projector = mlp(encoder.dim, hidden_dim, hidden_dim, output_dim)
 
     def step(self, batch: Batch) -> Step:
-        z1, z2 = self.projector(self.encoder(torch.cat(list(batch.views)))).float().chunk(2)
-        apart = (z1 - z2).square().mean(1)
-        z1, z2 = gather(z1), gather(z2)
+        z = encode(lambda images: self.projector(self.encoder(images)).float(), batch.views)
+        apart = torch.stack([(z[i] - z[j]).square().mean(1) for i, j in pairs(batch.views) if i < j]).mean(0)
+        everybody = [gather(x) for x in z]
         invariance, vary, together = self.weights
         terms = {
             "invariance": invariance * apart.mean(),
-            "variance": vary * (variance(z1) + variance(z2)) / 2,
-            "covariance": together * (covariance(z1) + covariance(z2)),
+            "variance": vary * torch.stack([variance(x) for x in everybody]).mean(),
+            "covariance": together * 2 * torch.stack([covariance(x) for x in everybody]).mean(),
         }
         return Step(terms, score=apart.detach())
 

@@ -212,7 +212,13 @@ def make_method(plan: Plan, images: ImageSet, init_from: Path | str | None = Non
     options = dict(plan.method_options)
     if "labels" in inspect.signature(made).parameters and images.labels is not None:
         options["labels"] = torch.from_numpy(images.labels)
-    return made(encoder, data, views=RECIPES[plan.views](plan.size, **plan.view_options), **options)
+    views = RECIPES[plan.views](plan.size, **plan.view_options)
+    n, usual = len(views), len(RECIPES[METHODS[plan.method].default_views](plan.size))
+    many = METHODS[plan.method].multi_crop
+    if n < min(usual, 2) or (n != usual and not many):
+        expected = f"{min(usual, 2)} or more" if many else usual
+        raise UsageError(f"views={plan.views!r}: makes {n} of an image; {plan.method} takes {expected}")
+    return made(encoder, data, views=views, **options)
 
 
 def environment() -> dict[str, Any]:

@@ -63,9 +63,10 @@ def multi_crop(
 ) -> Views:
     """Two global crops and several smaller local ones (SwAV, DINO). Global areas lie above `split`, local ones below.
 
-    `local_size` is in pixels; without it three sevenths of `size`, to the nearest multiple of 4.
+    `local_size` is in pixels; without it three sevenths of `size`, to the nearest number of a ViT's usual patches.
     """
-    local_size = local_size or max(4, round(size * 3 / 7 / 4) * 4)
+    patch = 4 if size <= 48 else 8 if size <= 128 else 16
+    local_size = local_size or max(patch, round(size * 3 / 7 / patch) * patch)
     base = (0.4 * jitter, 0.2 * jitter, 0.1 * jitter, grey)
     whole, part = _crop(split, 1.0, flip), _crop(min_scale, split, flip)
     first = View(size, whole, _colour(*base, 1.0, 0.0))
