@@ -10,8 +10,15 @@ from likewise.coresets import SELECTORS, select
 from likewise.errors import UsageError
 from likewise.types import Selection
 
-ORDERED = {name for name in SELECTORS if name != "k-means"}  # any prefix is what a smaller budget would give
-FULL = {"bloom": {"code_length": 1}, "simcore": {"stop": None}}  # options with which the whole budget is picked
+ORDERED = set(SELECTORS) - {"k-means", "typiclust"}  # any prefix is what a smaller budget would give
+SIGNED = {"sas-cut"}  # whose gains may be negative, for what they maximise is not monotone
+# Options with which the whole budget is picked, and soon
+FULL = {
+    "bloom": {"code_length": 1},
+    "hierarchical": {"n_resamplings": 1},
+    "sem-dedup": {"eps": None},
+    "simcore": {"stop": None},
+}
 
 pytestmark = pytest.mark.parametrize("name", SELECTORS)
 
@@ -62,7 +69,7 @@ def test_picks_are_distinct_and_as_many_as_asked(name, x, budget):
     assert selection.indices.max() < len(x)
     assert selection.gains.shape == (budget,)
     assert np.isfinite(selection.gains).all()
-    assert (selection.gains >= 0).all()
+    assert name in SIGNED or (selection.gains >= 0).all()
     if selection.weights is not None:
         assert selection.weights.sum() == pytest.approx(len(x))
         assert (selection.weights >= 0).all()
@@ -84,7 +91,7 @@ def test_memory_and_threads_change_nothing(name, x):
     expected = run(name, x, 40)
     threads = torch.get_num_threads()
     try:
-        for n, memory in ((1, 2_000), (2, 30_000), (2, 300_000)):
+        for n, memory in ((1, 8_000), (2, 40_000), (2, 300_000)):
             torch.set_num_threads(n)
             selection = run(name, x, 40, memory=memory)
             assert selection.indices.tolist() == expected.indices.tolist()
@@ -95,7 +102,8 @@ def test_memory_and_threads_change_nothing(name, x):
 
 def test_a_prefix_is_the_smaller_coreset(name):
     if name not in ORDERED:
-        assert np.all(np.diff(run(name, clouds(), 40).weights) <= 0)  # the largest clusters come first instead
+        weights = run(name, clouds(), 40).weights
+        assert weights is None or np.all(np.diff(weights) <= 0)  # the largest clusters come first instead
         return
     for x in (clouds(), grid()):
         large = run(name, x, 40)

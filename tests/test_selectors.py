@@ -7,10 +7,32 @@ import numpy as np
 import pytest
 import torch
 
-from likewise.coresets import bloom, class_balanced, cluster_balanced, select, simcore, top_k, ucs
-from likewise.coresets.blocks import Rows
+from likewise.coresets import (
+    bloom,
+    ccs,
+    class_balanced,
+    cluster_balanced,
+    d2,
+    herding,
+    hierarchical,
+    probcover,
+    prototypes,
+    random,
+    sas_cut,
+    sas_rowsum,
+    select,
+    sem_dedup,
+    simcore,
+    top_k,
+    typiclust,
+    ucs,
+)
+from likewise.coresets.blocks import Rows, centred, unit
 from likewise.coresets.clusters import assign, cluster, members
+from likewise.coresets.near import groups, near_pairs
+from likewise.coresets.neighbours import k_nearest
 from likewise.coresets.open_set import _passes, filter_size
+from likewise.coresets.turns import shuffled
 from likewise.draws import mix
 from likewise.errors import DataError, UsageError
 from likewise.types import Embeddings
@@ -121,6 +143,324 @@ def test_ucs_keeps_the_end_that_is_asked_for():
     assert ucs(torch.zeros(4, 1), 2, scores=scores, keep="easy").indices.tolist() == [2, 0]
     with pytest.raises(UsageError, match="keep='both': must be one of hard, easy"):
         ucs(torch.zeros(4, 1), 2, scores=scores, keep="both")
+
+
+def difficulty(x, n_clusters):
+    found = cluster(unit(x, 1 << 30), n_clusters)
+    directions = torch.nn.functional.normalize(found.centres)
+    return (1 - (x * directions[found.cell]).sum(1)).numpy(), found.cell.numpy()
+
+
+def test_prototypes_are_sorted_by_the_distance_to_their_centroid():
+    x = points(100, 5)
+    hard, _ = difficulty(x, 7)
+    assert prototypes(x, 30, n_clusters=7).indices.tolist() == np.argsort(-hard)[:30].tolist()
+    assert prototypes(x, 30, n_clusters=7, keep="easy").indices.tolist() == np.argsort(hard)[:30].tolist()
+    gains = prototypes(x, 100, n_clusters=7).gains
+    assert gains.tolist() == pytest.approx(sorted(hard - hard.min(), reverse=True), abs=1e-8)
+
+
+@pytest.mark.parametrize("balance", [0.3, 0.5, 1.0])
+@pytest.mark.parametrize("chosen", [[], [3, 4, 5, 90]])
+def test_prototypes_keep_every_clusters_share_at_every_prefix(balance, chosen):
+    x = torch.nn.functional.normalize(mixture([60, 20, 10, 10], 5, 0.5)[0])
+    hard, cell = difficulty(x, 4)
+    sizes = np.bincount(cell)
+    picks = prototypes(
+        x, 96 - len(chosen), n_clusters=4, balance=balance, chosen=torch.tensor(chosen, dtype=int)
+    ).indices
+    caught_up = False
+    for total in range(len(chosen) + 1, 97):
+        held = np.concatenate([chosen, picks[: total - len(chosen)]]).astype(int)
+        counts = np.bincount(cell[held], minlength=4)
+        enough = (counts >= np.minimum(sizes, int(balance * total / 4))).all()
+        caught_up |= enough
+        assert enough or (chosen and not caught_up)  # what was chosen may be one-sided
+        for c in range(4):  # of each cluster the hardest
+            mine = [i for i in picks[: total - len(chosen)] if cell[i] == c]
+            left = [i for i in np.flatnonzero(cell == c) if i not in mine and i not in chosen]
+            assert not mine or not left or min(hard[mine]) >= max(hard[left]) - 1e-8
+    assert caught_up
+    with pytest.raises(UsageError, match=r"balance=2\.0: must be between 0 and 1"):
+        prototypes(x, 5, balance=2.0)
+
+
+def test_ccs_drops_the_hardest_and_fills_strata_like_water():
+    rng = np.random.default_rng(0)
+    scores = torch.from_numpy(rng.gamma(2.0, size=1000))
+    x, kept = torch.zeros(1000, 1), np.sort(scores.numpy())[:700]
+    edges = np.linspace(kept[0], kept[-1], 21)
+    sizes = np.histogram(kept, edges)[0]
+    for budget in (20, 133, 500, 700):
+        picked = scores[ccs(x, budget, scores=scores, n_strata=20).indices].numpy()
+        assert picked.max() <= kept[-1]
+        counts = np.histogram(picked, edges)[0]
+        cap = max(c for c in range(701) if np.minimum(sizes, c).sum() <= budget)
+        assert (counts >= np.minimum(sizes, cap)).all()
+        assert (counts <= np.minimum(sizes, cap + 1)).all()
+    late = ccs(x, 1000, scores=scores).indices[700:]
+    assert late.tolist() == scores.argsort()[700:].tolist()
+    with pytest.raises(UsageError, match=r"drop=1\.0: must be at least 0 and below 1"):
+        ccs(x, 5, drop=1.0)
+
+
+def test_ccs_needs_no_scores():
+    x, _ = mixture([80, 80], spread=0.4)
+    hard, _ = difficulty(torch.nn.functional.normalize(x), 2)
+    picks = ccs(x, 30, n_clusters=2, drop=0.2).indices
+    assert hard[picks].max() <= np.sort(hard)[127] + 1e-9
+
+
+# Herding
+
+
+@pytest.mark.parametrize("chosen", [[], [5, 17]])
+def test_herding_is_the_naive_loop(chosen):
+    x = points(60, 5, unit=False)
+    mean = x.mean(0)
+    w = mean + sum((mean - x[i] for i in chosen), torch.zeros(5, dtype=torch.float64))
+    picks, gaps = [], []
+    for _ in range(40):
+        value = x @ w
+        value[[*chosen, *picks]] = -torch.inf
+        picks.append(int(value.argmax()))
+        w = w + mean - x[picks[-1]]
+        gaps.append(float((x[[*chosen, *picks]].mean(0) - mean).norm()))
+    selection = herding(x, 40, chosen=torch.tensor(chosen, dtype=int))
+    assert selection.indices.tolist() == picks
+    assert selection.gains.tolist() == pytest.approx(gaps)
+
+
+def test_herding_keeps_the_mean_far_better_than_chance():
+    x, _ = mixture([500, 300, 200])
+    by_herding = float((x[herding(x, 50).indices].mean(0) - x.mean(0)).norm())
+    by_chance = np.mean([float((x[random(x, 50, seed=s).indices].mean(0) - x.mean(0)).norm()) for s in range(10)])
+    assert by_herding < 0.15 * by_chance
+
+
+# SAS
+
+
+@pytest.mark.parametrize("chosen", [[], [0, 1, 33]])
+def test_sas_is_the_naive_greedy_of_each_class(chosen):
+    x, labels = mixture([30, 20, 10], 6, 0.8)
+    u = torch.nn.functional.normalize(x)
+    held = torch.tensor(chosen, dtype=int)
+    cut = sas_cut(x, 30, labels=labels, chosen=held)
+    rowsum = sas_rowsum(x, 30, labels=labels, chosen=held)
+    for c in range(3):
+        ids = (labels == c).nonzero()[:, 0].tolist()
+        s = (u[ids] @ u[ids].T).clamp(min=0).fill_diagonal_(0)
+
+        def value(picked, s=s):
+            return float(s[:, picked].sum() - s[picked][:, picked].sum())
+
+        inside = [ids.index(i) for i in chosen if i in ids]
+        mine = [i for i in cut.indices if labels[i] == c]
+        rises = [gain for i, gain in zip(cut.indices, cut.gains, strict=True) if labels[i] == c]
+        for i, rise in zip(mine, rises, strict=True):
+            gains = {j: value([*inside, j]) - value(inside) for j in range(len(ids)) if j not in inside}
+            best = max(gains, key=lambda j, gains=gains: gains[j])
+            assert ids[best] == i
+            assert rise == pytest.approx(gains[best])
+            inside.append(best)
+        order = [ids[j] for j in s.sum(1).argsort(descending=True) if ids[j] not in chosen]
+        expected = [i for i in rowsum.indices if labels[i] == c]
+        assert expected == order[: len(expected)]
+
+
+@pytest.mark.parametrize("budget", [1, 9, 30, 61, 100])
+def test_sas_classes_give_the_same_share(budget):
+    labels = torch.tensor([0] * 60 + [1] * 30 + [2] * 7 + [3] * 3)
+    counts = np.bincount(labels[sas_cut(points(100), budget, labels=labels).indices], minlength=4)
+    assert np.abs(counts - budget * np.array([0.6, 0.3, 0.07, 0.03])).max() < 1
+
+
+def test_sas_cut_spreads_where_the_row_sums_take_copies():
+    x = torch.cat([points(40, 6), points(1, 6, 9).repeat(8, 1)])
+    labels = torch.zeros(48, dtype=torch.int64)
+    n_copies = {f: int((f(x, 10, labels=labels).indices >= 40).sum()) for f in (sas_cut, sas_rowsum)}
+    assert n_copies[sas_rowsum] == 8
+    assert n_copies[sas_cut] < 8
+
+
+# On graphs of neighbours
+
+
+def test_neighbours_are_those_of_the_whole_matrix():
+    x = points(120, 5, unit=False)
+    ids = torch.arange(10, 110)
+    for memory in (1 << 30, 5000):
+        near, distance = k_nearest(centred(x, memory), ids, 4)
+        whole = torch.cdist(x[ids], x[ids]).fill_diagonal_(torch.inf)
+        assert near.tolist() == whole.argsort(dim=1)[:, :4].tolist()
+        torch.testing.assert_close(distance, whole.sort(dim=1).values[:, :4])
+
+
+def test_d2_is_the_naive_loop():
+    x = points(90, 5, unit=False)
+    scores = points(90, 1, 3, unit=False)[:, 0]
+    whole = torch.cdist(x, x).fill_diagonal_(torch.inf)
+    near = whole.argsort(dim=1)[:, :5]
+    weight = torch.exp(-0.5 * whole.gather(1, near))
+    value = (scores - scores.min()) / (scores.max() - scores.min())
+    value = value + (weight * value[near]).sum(1)
+    picks, free = [], torch.ones(90, dtype=torch.bool)
+    for _ in range(60):
+        i = int(value.masked_fill(~free, -torch.inf).argmax())
+        picks.append(i)
+        free[i] = False
+        value[near[i]] -= weight[i] * value[i].clamp(min=0)
+    assert d2(x, 60, scores=scores, gamma=0.5).indices.tolist() == picks
+
+
+def test_d2_within_clusters_says_so(monkeypatch):
+    import sys
+
+    monkeypatch.setattr(sys.modules["likewise.coresets.d2"], "EXACT", 50)
+    x, _ = mixture([40, 40], spread=0.02)
+    assert d2(x, 20, n_clusters=2).meta["neighbours"].startswith("within clusters, for 80 images")
+
+
+def test_typiclust_picks_the_most_typical_of_each_cluster():
+    x, labels = mixture([30, 25, 20, 12, 3], spread=0.05)
+    selection = typiclust(x, 5)
+    assert labels[selection.indices].tolist() == [0, 1, 2, 3, 0]  # the largest first, and no tiny one
+    for i, gain in zip(selection.indices[:4], selection.gains, strict=False):
+        mine = x[labels == labels[i]]
+        near = torch.cdist(mine, mine).sort(dim=1).values[:, 1 : 1 + min(20, len(mine) // 2)].mean(1)
+        assert gain == pytest.approx(1 / (float(near.min()) + 1e-5), rel=1e-6)
+        assert x[i].tolist() == mine[near.argmin()].tolist()
+    held = torch.from_numpy(selection.indices[:2])
+    assert labels[typiclust(x, 2, chosen=held).indices].tolist() == [2, 3]
+
+
+def covered(x, ids, radius):
+    return (torch.cdist(x, x[list(ids)]) <= radius).any(1).sum().item()
+
+
+def test_probcover_is_the_naive_greedy_and_reaches_its_share_of_the_best():
+    x = points(80, 3, unit=False)
+    first = shuffled(80, 0, None, "probcover").argsort().tolist()
+    picks = []
+    selection = probcover(x, 25, radius=0.7)
+    for gain in selection.gains:
+        rises = [0 if i in picks else covered(x, [*picks, i], 0.7) for i in range(80)]
+        assert gain == max(rises) - (covered(x, picks, 0.7) if picks else 0)
+        if gain:
+            picks.append(max(range(80), key=lambda i, rises=rises: (rises[i], -first[i])))
+    assert selection.indices[: len(picks)].tolist() == picks
+    small = x[:14]
+    best = max(covered(small, ids, 0.8) for ids in itertools.combinations(range(14), 3))
+    assert covered(small, probcover(small, 3, radius=0.8).indices, 0.8) >= (1 - 1 / np.e) * best
+
+
+def test_probcover_finds_a_radius_at_which_balls_are_pure():
+    x, labels = mixture([50, 40, 30], spread=0.1)
+    selection = probcover(x, 3, n_clusters=3)
+    distance = torch.cdist(x, x)
+    other = distance.masked_fill(labels[:, None] == labels, torch.inf).amin(1)
+    radius = selection.meta["radius"]
+    assert 0.95 <= float((other > radius).double().mean()) <= 0.96
+    assert sorted(labels[selection.indices].tolist()) == [0, 1, 2]
+
+
+# Curation
+
+
+def test_hierarchical_evens_out_a_long_tail():
+    x, labels = mixture([1200, 300, 60, 20, 20])
+    shares = {
+        name: np.bincount(labels[f(x, 60).indices], minlength=5)
+        for name, f in {"flat": cluster_balanced, "tree": hierarchical, "random": random}.items()
+    }
+    effective = {name: np.exp(-sum(p * np.log(p) for p in share / 60 if p)) for name, share in shares.items()}
+    assert effective["tree"] > 4.9
+    assert max(effective["flat"], effective["random"]) < 2.5  # clusters follow density, as the paper says
+
+
+def test_hierarchical_with_one_level_is_balance_over_clusters():
+    x, _ = mixture([100, 50, 10])
+    cell = cluster(centred(x, 1 << 30), 8).cell
+    picks = hierarchical(x, 40, levels=[8], leaf="nearest").indices
+    counts = torch.bincount(cell[picks], minlength=8)
+    sizes = torch.bincount(cell)
+    cap = max(c for c in range(41) if int(sizes.clamp(max=c).sum()) <= 40)
+    assert (counts >= sizes.clamp(max=cap)).all()
+    distance = cluster(centred(x, 1 << 30), 8).distance
+    for c in range(8):
+        mine = [i for i in picks if cell[i] == c]
+        assert set(distance[mine].tolist()) == set(distance[cell == c].sort().values[: len(mine)].tolist())
+    with pytest.raises(UsageError, match=r"levels=\[4, 9\]: expected falling"):
+        hierarchical(x, 4, levels=[4, 9])
+
+
+# Near-duplicates
+
+
+def with_copies(n=300, n_copies=60, noise=0.02, d=24, seed=0):
+    x = points(n, d, seed)
+    twins = torch.randperm(n, generator=torch.Generator().manual_seed(seed))[:n_copies]
+    return torch.nn.functional.normalize(torch.cat([x, x[twins] + noise * points(n_copies, d, seed + 7)])), twins
+
+
+@pytest.mark.parametrize("similarity", [0.2, 0.5, 0.9, 0.999])
+@pytest.mark.parametrize("memory", [1 << 30, 20_000])
+def test_near_pairs_are_those_of_the_whole_matrix(similarity, memory):
+    x, _ = with_copies()
+    whole = (x @ x.T).triu(1)
+    pairs, cosine = near_pairs(x, similarity, memory=memory)
+    assert pairs.tolist() == (whole >= similarity).nonzero().tolist()
+    np.testing.assert_allclose(cosine, whole[whole >= similarity], atol=1e-12)
+
+
+def test_near_pairs_of_copies_and_of_nothing():
+    x = points(6, 3)[[0, 1, 0, 2, 1, 0]]
+    pairs, _ = near_pairs(x, 1.0)
+    assert pairs.tolist() == [[0, 2], [0, 5], [1, 4], [2, 5]]
+    assert [group.tolist() for group in groups(pairs, 6)] == [[0, 2, 5], [1, 4]]
+    assert groups(near_pairs(points(5, 9), 1.0)[0], 5) == []
+    with pytest.raises(UsageError, match=r"similarity=0\.0: must be above 0"):
+        near_pairs(x, 0.0)
+
+
+def test_groups_are_the_connected_parts():
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    pairs = np.random.default_rng(0).integers(0, 200, (90, 2))
+    pairs = np.sort(pairs[pairs[:, 0] != pairs[:, 1]], axis=1)
+    part = connected_components(coo_array((np.ones(len(pairs)), pairs.T), shape=(200, 200)), directed=False)[1]
+    assert all(len(set(part[group])) == 1 for group in groups(pairs, 200))
+    assert sum(len(group) > 0 for group in groups(pairs, 200)) == (np.bincount(part) > 1).sum()
+
+
+@pytest.mark.parametrize("n_clusters", [1, 20])
+@pytest.mark.parametrize("keep", ["hard", "easy"])
+def test_sem_dedup_is_its_rule_on_the_whole_matrix(n_clusters, keep):
+    x, _ = with_copies()
+    hard, _ = difficulty(x, n_clusters)
+    order = np.argsort(-hard.round(9) if keep == "hard" else hard.round(9), kind="stable")
+    cosine = (x @ x.T).numpy()
+    dropped = {int(j) for at, j in enumerate(order) if at and cosine[order[:at], j].max() > 1 - 0.01}
+    selection = sem_dedup(x, len(x), eps=0.01, n_clusters=n_clusters, keep=keep)
+    assert set(selection.indices.tolist()) == set(range(len(x))) - dropped
+    assert 0 < len(dropped) < len(x)
+    assert selection.meta["stopped"] == f"only {len(selection)} images are left without near-copies"
+
+
+def test_sem_dedup_removes_what_was_planted_and_nothing_else():
+    x, twins = with_copies()
+    kept = set(sem_dedup(x, len(x), eps=0.01).indices.tolist())
+    assert len(kept) == 300
+    assert all((int(twin) in kept) != (300 + k in kept) for k, twin in enumerate(twins))
+    chosen = twins[:5]
+    more = set(sem_dedup(x, 300, eps=0.01, chosen=chosen).indices.tolist())
+    assert not more & {*chosen.tolist(), *range(300, 305)}
+    assert len(sem_dedup(x, 100, eps=0.01)) == 100
+    ranked = sem_dedup(x, len(x), eps=None).indices
+    late = {twin if 300 + k not in ranked[300:] else 300 + k for k, twin in enumerate(twins.tolist())}
+    assert len(set(ranked[-60:].tolist()) & (late | set(twins.tolist()) | set(range(300, 360)))) >= 50
 
 
 # Open set

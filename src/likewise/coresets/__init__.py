@@ -11,43 +11,72 @@ same for people: any array, "10%", quality included.
 from collections.abc import Callable
 
 from likewise.coresets.balanced import class_balanced, cluster_balanced
+from likewise.coresets.ccs import ccs
+from likewise.coresets.d2 import d2
 from likewise.coresets.facility_location import facility_location
+from likewise.coresets.herding import herding
+from likewise.coresets.hierarchical import hierarchical
 from likewise.coresets.k_center import k_center
 from likewise.coresets.k_means import k_means
 from likewise.coresets.open_set import bloom, simcore, top_k
+from likewise.coresets.probcover import probcover
+from likewise.coresets.prototypes import prototypes
 from likewise.coresets.quality import quality
 from likewise.coresets.random import random
+from likewise.coresets.sas import sas_cut, sas_rowsum
 from likewise.coresets.select import parse_budget, parse_memory, select
+from likewise.coresets.sem_dedup import sem_dedup
+from likewise.coresets.typiclust import typiclust
 from likewise.coresets.ucs import ucs
 from likewise.types import Selection
 
 SELECTORS: dict[str, Callable[..., Selection]] = {
     "bloom": bloom,
+    "ccs": ccs,
     "class-balanced": class_balanced,
     "cluster-balanced": cluster_balanced,
+    "d2": d2,
     "facility-location": facility_location,
+    "herding": herding,
+    "hierarchical": hierarchical,
     "k-center": k_center,
     "k-means": k_means,
+    "probcover": probcover,
+    "prototypes": prototypes,
     "random": random,
+    "sas-cut": sas_cut,
+    "sas-rowsum": sas_rowsum,
+    "sem-dedup": sem_dedup,
     "simcore": simcore,
     "top-k": top_k,
+    "typiclust": typiclust,
     "ucs": ucs,
 }
 
 __all__ = [
     "SELECTORS",
     "bloom",
+    "ccs",
     "class_balanced",
     "cluster_balanced",
+    "d2",
     "facility_location",
+    "herding",
+    "hierarchical",
     "k_center",
     "k_means",
     "parse_budget",
     "parse_memory",
+    "probcover",
+    "prototypes",
     "quality",
     "random",
+    "sas_cut",
+    "sas_rowsum",
     "select",
+    "sem_dedup",
     "simcore",
     "top_k",
+    "typiclust",
     "ucs",
 ]

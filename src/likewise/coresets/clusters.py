@@ -3,6 +3,7 @@
 The selector that picks one prototype per cluster is in k_means.py.
 """
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -15,6 +16,7 @@ from likewise.draws import Draws
 from likewise.errors import UsageError
 
 FIT = 256  # images per cluster that place its centre; more of them hardly move it
+SIDE = 1024  # of a tile; larger ones gain nothing
 START = 16  # images per cluster among which the first centres are sought
 
 
@@ -74,10 +76,12 @@ def _starts(rows: Rows, ids: Int[Tensor, " m"], k: int, seed: int, keys: Int[Ten
     starts = [int(ids[0])]
     distance = torch.full_like(waiting, torch.inf)
     pieces = parts(ids, rows, 3)
+    held = [rows[piece] for piece in pieces] if 8 * len(ids) * rows.x.shape[1] <= rows.memory // 4 else None
     for _ in range(k - 1):
         last = rows[[starts[-1]]]
         square = last.square().sum(1)
-        new = torch.cat([squared_distances(rows[piece], last, square)[:, 0] for piece in pieces])
+        blocks = held or (rows[piece] for piece in pieces)
+        new = torch.cat([squared_distances(block, last, square)[:, 0] for block in blocks])
         distance = torch.minimum(distance, new)
         distance[ids == starts[-1]] = -1
         starts.append(int(ids[(distance / waiting).argmax()]))
@@ -103,6 +107,12 @@ def nearest(
 def parts(ids: Int[Tensor, " m"], rows: Rows, width: int) -> list[Int[Tensor, " b"]]:
     """The ids in pieces whose rows, with `width` numbers made of each, fit in half the memory."""
     return [ids[span] for span in spans(len(ids), width + 2 * rows.x.shape[1], rows.memory // 2)]
+
+
+def tiles(ids: Int[Tensor, " m"], rows: Rows) -> list[Int[Tensor, " b"]]:
+    """The ids in pieces such that all similarities between two pieces, a few times over, fit in half the memory."""
+    side = min(math.isqrt(rows.memory // 64), rows.memory // (32 * rows.x.shape[1]), SIDE)
+    return list(ids.split(max(side, 1))) if len(ids) else []
 
 
 def members(cell: Int[Tensor, " n"], n_clusters: int) -> list[Int[Tensor, " m"]]:
