@@ -15,6 +15,7 @@ from likewise.types import Embeddings
 TIE = 1e-6
 K_CENTER = sys.modules["likewise.coresets.k_center"]
 FACILITY_LOCATION = sys.modules["likewise.coresets.facility_location"]
+GREEDY = sys.modules["likewise.coresets.greedy"]
 
 
 def points(n, d=4, seed=0, unit=True):
@@ -68,7 +69,7 @@ def naive_k_center(x, budget, chosen=()):
 def small_pools(monkeypatch):
     """Pools so small that every branch of the lazy algorithms is walked."""
     monkeypatch.setattr(K_CENTER, "POOL", 3)
-    monkeypatch.setattr(FACILITY_LOCATION, "POOL", 3)
+    monkeypatch.setattr(GREEDY, "POOL", 3)
 
 
 @pytest.mark.parametrize("data", [points(60), points(60, 16, 1), grid(60), grid(40, 2, 1)])
@@ -93,7 +94,7 @@ def test_k_center_is_the_naive_greedy(data, chosen, small_pools):
 
 def test_pools_change_no_pick():
     x = points(600, 8)
-    for selector, module in ((k_center, K_CENTER), (facility_location, FACILITY_LOCATION)):
+    for selector, module in ((k_center, K_CENTER), (facility_location, GREEDY)):
         expected = selector(x, 90)
         pool, module.POOL = module.POOL, 2000
         try:

@@ -1,7 +1,9 @@
-"""What the selectors share: rows in float64, block by block, distances and ties.
+"""What the selectors share: rows block by block, exact and fast, distances and ties.
 
 Selection is decided in float64: rounding is then a billion times smaller than the 1e-6 within which two
-candidates count as equal, so neither the block size nor the number of threads can change what is picked.
+candidates count as equal, so neither the block size nor the number of threads can change what is picked. Where most of
+the time goes, products are taken in float32, whose error is bounded (`rounding`): only what such a product cannot
+tell apart is computed again in float64.
 """
 
 from collections.abc import Iterator
@@ -14,11 +16,16 @@ from likewise.errors import UsageError
 
 TIE = 1e-6  # relative; candidates closer than this are equal, and the lower id wins
 MEMORY = 2 << 30  # bytes of work space beyond x itself
+METRICS = ("cosine", "euclidean")
 _CACHED = 32 << 20  # bytes; blocks larger than this gain nothing
+_COLUMNS = 4096  # of a block of products
 
 
 class Rows:
-    """(x - shift) * scale in float64. Held whole when that fits in half the memory, else made block by block."""
+    """x * scale - shift, in float64 as `rows[ids]`, in float32 as `rows.single(ids)`.
+
+    Either is held whole once asked for in blocks, if it fits in a third of the memory, else made block by block.
+    """
 
     def __init__(
         self,
@@ -30,21 +37,56 @@ class Rows:
     ) -> None:
         self.x, self.shift, self.scale, self.memory = x, shift, scale, memory
         self.whole: Tensor | None = None
-        if x.numel() * 8 <= memory // 2:
-            self.whole = self[torch.arange(len(x), device=x.device)]
+        self.whole_single: Tensor | None = None
+        if shift is None and scale is None and x.dtype == torch.float32:
+            self.whole_single = x
+
+    def __len__(self) -> int:
+        return len(self.x)
 
     def __getitem__(self, ids: Int[Tensor, " m"] | slice | list[int]) -> Float[Tensor, "m d"]:
         if self.whole is not None:
             return self.whole[ids]
         rows = self.x[ids].double()
-        if self.shift is not None:
-            rows = rows - self.shift
-        return rows if self.scale is None else rows * self.scale[ids, None]
+        if self.scale is not None:
+            rows = rows * self.scale[ids, None]
+        return rows if self.shift is None else rows - self.shift
+
+    def single(self, ids: Int[Tensor, " m"] | slice | list[int]) -> Float[Tensor, "m d"]:
+        """Some rows in float32: rounded from float64 after the shift and the scale."""
+        if self.whole_single is None and self.x.numel() * 4 <= self.memory // 3:
+            held = torch.empty(self.x.shape, dtype=torch.float32, device=self.x.device)
+            for span in spans(len(self.x), 3 * self.x.shape[1], self.memory // 3):
+                held[span] = self[span].float()
+            self.whole_single = held
+        return self[ids].float() if self.whole_single is None else self.whole_single[ids]
 
     def blocks(self, width: int) -> Iterator[tuple[slice, Float[Tensor, "m d"]]]:
-        """All rows in order. `width`: how many numbers the caller makes of each row."""
-        for span in spans(len(self.x), width + 2 * self.x.shape[1], self.memory // 2):
+        """All rows in float64, in order. `width`: how many numbers the caller makes of each row."""
+        if self.whole is None and self.x.numel() * 8 <= self.memory // 3:
+            self.whole = self[:]
+        for span in spans(len(self.x), width + 2 * self.x.shape[1], self.memory // 3):
             yield span, self[span]
+
+    def products(self, others: Float[Tensor, "k d"]) -> Iterator[tuple[slice, Float[Tensor, "m k"]]]:
+        """All rows times `others`, in float32, block by block. Each block overwrites the one before."""
+        columns = others.T.contiguous()
+        kept: Tensor | None = None
+        for span in spans(len(self.x), max(len(others), 1) // 2 + self.x.shape[1], min(self.memory // 3, 16 << 20)):
+            m = span.stop - span.start
+            if kept is None:
+                kept = torch.empty(m, len(others), device=self.x.device)
+            yield span, torch.mm(self.single(span), columns, out=kept[:m])
+
+    def dot(self, ids: Int[Tensor, " m"], vector: Float[Tensor, " d"]) -> Float[Tensor, " m"]:
+        """Some rows times one vector, in float64."""
+        parts = spans(len(ids), 2 * self.x.shape[1], self.memory // 3)
+        return torch.cat([vector.new_empty(0), *(self[ids[part]] @ vector for part in parts)])
+
+    def total(self) -> Float[Tensor, " d"]:
+        """The sum of all rows, in float64."""
+        zero = torch.zeros(self.x.shape[1], dtype=torch.float64, device=self.x.device)
+        return sum((block.sum(0) for _, block in self.blocks(0)), zero)
 
 
 def spans(n: int, width: int, memory: int) -> Iterator[slice]:
@@ -54,24 +96,44 @@ def spans(n: int, width: int, memory: int) -> Iterator[slice]:
         yield slice(start, min(start + step, n))
 
 
+def parts(n: int) -> Iterator[slice]:
+    """Slices that cover n columns, of a good size for a block of products."""
+    return (slice(start, min(start + _COLUMNS, n)) for start in range(0, n, _COLUMNS))
+
+
+def rounding(d: int) -> float:
+    """A bound on the error of the product of two float32 rows of length at most 1, whose numbers were rounded too.
+
+    Blocked sums err like the square root of d; a test holds the products of this machine to half of this.
+    """
+    return 2.0**-24 * (4 + 3 * d**0.5)
+
+
 def squared_norms(x: Float[Tensor, "n d"], memory: int = MEMORY) -> Float[Tensor, " n"]:
     """Squared length of each row, in float64."""
-    parts = [x[span].double().square().sum(1) for span in spans(len(x), 2 * x.shape[1], memory)]
-    return torch.cat(parts)
+    return torch.cat([x[span].double().square().sum(1) for span in spans(len(x), 2 * x.shape[1], memory)])
 
 
-def centred(x: Float[Tensor, "n d"], memory: int = MEMORY) -> Rows:
-    """Rows minus their mean: distances stay, and no digits are lost to a common offset."""
-    total = torch.zeros(x.shape[1], dtype=torch.float64, device=x.device)
-    for span in spans(len(x), 2 * x.shape[1], memory):
-        total += x[span].double().sum(0)
-    return Rows(x, memory, shift=total / len(x))
+def centred(x: Float[Tensor, "n d"], memory: int = MEMORY, metric: str = "euclidean") -> Rows:
+    """Rows minus their mean: distances stay, and no digits are lost to a common offset.
+
+    By the metric "cosine" the rows have length 1 before the mean is taken.
+    """
+    rows = measured(x, memory, metric)
+    return Rows(x, memory, scale=rows.scale, shift=rows.total() / len(x))
 
 
 def unit(x: Float[Tensor, "n d"], memory: int = MEMORY) -> Rows:
     """Rows of length 1. A zero row stays zero: its cosine similarity to everything is 0."""
     norms = squared_norms(x, memory).sqrt()
     return Rows(x, memory, scale=torch.where(norms > 0, 1 / norms, 0.0))
+
+
+def measured(x: Float[Tensor, "n d"], memory: int, metric: str) -> Rows:
+    """Rows between which the Euclidean distance is meant: of length 1 ("cosine") or as given ("euclidean")."""
+    if metric not in METRICS:
+        raise UsageError(f"metric {metric!r}: must be one of {', '.join(METRICS)}")
+    return unit(x, memory) if metric == "cosine" else Rows(x, memory)
 
 
 def squared_distances(
