@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from likewise.encoders.convnet import ConvNet, convnet
+from likewise.encoders.drlim import MNISTNet, NORBNet, drlim_mnist, drlim_norb
 from likewise.encoders.external import External, external
 from likewise.encoders.normalise import Normalise, normaliser
 from likewise.encoders.pixels import Pixels
@@ -13,6 +14,8 @@ from likewise.types import DataInfo, Encoder, pick
 
 ENCODERS: dict[str, Callable[..., Encoder]] = {
     "convnet": convnet,
+    "drlim-mnist": drlim_mnist,
+    "drlim-norb": drlim_norb,
     "pixels": Pixels,
     "resnet18": resnet18,
     "resnet34": resnet34,
@@ -31,4 +34,16 @@ def build(name: str, data: DataInfo, **arguments: Any) -> Encoder:
     return pick(ENCODERS, name, "encoder")(data, **arguments)
 
 
-__all__ = ["ENCODERS", "ConvNet", "External", "Normalise", "Pixels", "ResNet", "ViT", "build", "normaliser"]
+__all__ = [
+    "ENCODERS",
+    "ConvNet",
+    "External",
+    "MNISTNet",
+    "NORBNet",
+    "Normalise",
+    "Pixels",
+    "ResNet",
+    "ViT",
+    "build",
+    "normaliser",
+]

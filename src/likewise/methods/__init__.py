@@ -2,6 +2,7 @@
 
 from likewise.methods.base import Method, recipe, title
 from likewise.methods.byol import BYOL
+from likewise.methods.drlim import DrLIM
 from likewise.methods.mae import MAE
 from likewise.methods.simclr import SimCLR
 from likewise.methods.supervised import Supervised
@@ -9,6 +10,7 @@ from likewise.methods.vicreg import VICReg
 
 METHODS: dict[str, type[Method]] = {
     "byol": BYOL,
+    "drlim": DrLIM,
     "mae": MAE,
     "simclr": SimCLR,
     "supervised": Supervised,

@@ -24,6 +24,7 @@ class Method(nn.Module):
     needs: ClassVar[tuple[str, ...]] = ()  # "a ViT encoder", "labels": for people, in `likewise list methods`
     default_views: ClassVar[str] = "strong"  # a name in `likewise.views.RECIPES`
     multi_crop: ClassVar[bool] = False  # takes any number of views, small ones last; else as many as its default views
+    least_views: ClassVar[int] = 2  # where any number is taken, unless the default is one
 
     encoder: Encoder
     views: Sequence[View]

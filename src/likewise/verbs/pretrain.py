@@ -30,6 +30,7 @@ from likewise.progress import say
 from likewise.training.fit import fit, make_batch, settle, trial_rate
 from likewise.training.monitor import save_pictures
 from likewise.types import Embeddings, Encoder, Selection, TrainConfig
+from likewise.verbs.relation import make_relation
 from likewise.verbs.settings import Plan, make_plan, plain, read_recipe
 from likewise.views import RECIPES
 
@@ -212,11 +213,13 @@ def make_method(plan: Plan, images: ImageSet, init_from: Path | str | None = Non
     options = dict(plan.method_options)
     if "labels" in inspect.signature(made).parameters and images.labels is not None:
         options["labels"] = torch.from_numpy(images.labels)
+    if isinstance(options.get("relation"), str):
+        options["relation"] = make_relation(options["relation"], images, plan.size)
     views = RECIPES[plan.views](plan.size, **plan.view_options)
     n, usual = len(views), len(RECIPES[METHODS[plan.method].default_views](plan.size))
-    many = METHODS[plan.method].multi_crop
-    if n < min(usual, 2) or (n != usual and not many):
-        expected = f"{min(usual, 2)} or more" if many else usual
+    many, least = METHODS[plan.method].multi_crop, min(usual, METHODS[plan.method].least_views)
+    if n < least or (n != usual and not many):
+        expected = f"{least} or more" if many else usual
         raise UsageError(f"views={plan.views!r}: makes {n} of an image; {plan.method} takes {expected}")
     return made(encoder, data, views=views, **options)
 
