@@ -57,7 +57,7 @@ class Batch:
     """What one step sees. `order` gives rows of k ids; `views` and `draws` list them row by row (b * k images)."""
 
     views: Crops
-    ids: Int[Tensor, "b k"]
+    ids: Int[Tensor, "m k"]
     progress: float  # of the whole training, in [0, 1)
     draws: Draws
 

@@ -71,7 +71,7 @@ def drlim_norb(data: DataInfo, *, dim: int = 3, hidden_units: int = 20) -> NORBN
     return NORBNet(data, dim, hidden_units)
 
 
-def _at(side: int, images: Images) -> Images:
+def _at(side: int, images: Images) -> Float[Tensor, "b c i j"]:
     if images.shape[2:] == (side, side):
         return images
     return F.interpolate(images, (side, side), mode="bilinear", antialias=True, align_corners=False)

@@ -15,7 +15,7 @@ from torch import Tensor
 from likewise.draws import Draws
 from likewise.errors import DataError, UsageError
 from likewise.methods.base import Method
-from likewise.methods.parts import full_precision
+from likewise.methods.parts import encode, full_precision
 from likewise.relations import Relation, alone
 from likewise.types import Batch, DataInfo, Encoder, Step, TrainConfig, gather
 from likewise.views import View
@@ -51,6 +51,8 @@ class DrLIM(Method):
     """
 
     family = "contrastive"
+    multi_crop = True
+    least_views = 1
 
     def __init__(
         self,
@@ -89,8 +91,7 @@ class DrLIM(Method):
         return torch.cat([seeds, self.relation.draw(seeds.squeeze(1), u)], 1)
 
     def step(self, batch: Batch) -> Step:
-        z = torch.stack(self.encoder(torch.cat(list(batch.views))).chunk(len(batch.views)))
-        z, ids = gather(z.transpose(0, 1)), gather(batch.ids).flatten().cpu()
+        z, ids = gather(torch.stack(encode(self.encoder, batch.views), 1)), gather(batch.ids).flatten().cpu()
         new = first_of_each(ids)  # an image that joined two seeds is there once
         z, ids = z[new.to(z.device)].transpose(0, 1).flatten(0, 1), ids[new]
         alike = self.relation.similar(ids).repeat(len(batch.views), len(batch.views))
