@@ -1,5 +1,8 @@
 """Methods, one file each. What is listed here is what `--method` takes, and what the contract tests test."""
 
+import importlib
+
+from likewise.errors import UsageError
 from likewise.methods.base import Method, recipe, title
 from likewise.methods.byol import BYOL
 from likewise.methods.drlim import DrLIM
@@ -7,6 +10,7 @@ from likewise.methods.mae import MAE
 from likewise.methods.simclr import SimCLR
 from likewise.methods.supervised import Supervised
 from likewise.methods.vicreg import VICReg
+from likewise.types import pick
 
 METHODS: dict[str, type[Method]] = {
     "byol": BYOL,
@@ -17,4 +21,19 @@ METHODS: dict[str, type[Method]] = {
     "vicreg": VICReg,
 }
 
-__all__ = ["METHODS", "Method", "recipe", "title"]
+
+def find(name: str) -> type[Method]:
+    """A method by its name in the table, or by "package.module:Class"."""
+    if ":" not in name:
+        return pick(METHODS, name, "method")
+    package, _, attribute = name.partition(":")
+    try:
+        made = getattr(importlib.import_module(package), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UsageError(f"method {name!r}: {error}; expected 'package.module:Class'") from None
+    if not (isinstance(made, type) and issubclass(made, Method)):
+        raise UsageError(f"method {name!r}: is no subclass of likewise.methods.Method")
+    return made
+
+
+__all__ = ["METHODS", "Method", "find", "recipe", "title"]

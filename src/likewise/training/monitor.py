@@ -59,7 +59,9 @@ def check_finite(step: Step, paths: list[str]) -> None:
     for name, value in step.terms.items():
         if not bool(torch.isfinite(value)):
             shown = ", ".join(paths[:3]) + (f" and {len(paths) - 3} more" if len(paths) > 3 else "")
-            raise TrainingError(f"loss term {name!r} is {float(value)} on images {shown}; the weights were not updated")
+            raise TrainingError(
+                f"loss term {name!r} is {float(value.detach())} on images {shown}; the weights were not updated"
+            )
 
 
 def save_pictures(folder: Path, pictures: dict[str, Images], name: str = "pictures", n: int = 8) -> None:

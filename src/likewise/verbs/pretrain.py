@@ -25,7 +25,7 @@ from likewise.evaluation.health import health
 from likewise.evaluation.verdict import describe
 from likewise.files import new_folder, read_json, write_json, write_text
 from likewise.images import ImageSet, open_images
-from likewise.methods import METHODS, Method
+from likewise.methods import Method, find
 from likewise.progress import say
 from likewise.training.fit import fit, make_batch, settle, trial_rate
 from likewise.training.monitor import save_pictures
@@ -209,7 +209,7 @@ def make_method(plan: Plan, images: ImageSet, init_from: Path | str | None = Non
                 f"--init-from {init_from}: holds a {config['encoder']} that does not fit {plan.encoder}"
             ) from None
     torch.manual_seed(word(plan.config.seed, "method"))
-    made: Callable[..., Method] = METHODS[plan.method]
+    made: Callable[..., Method] = find(plan.method)
     options = dict(plan.method_options)
     if "labels" in inspect.signature(made).parameters and images.labels is not None:
         options["labels"] = torch.from_numpy(images.labels)

@@ -16,7 +16,7 @@ from typing import Any, Union, get_args, get_origin
 
 from likewise.encoders import ENCODERS
 from likewise.errors import UsageError
-from likewise.methods import METHODS, recipe
+from likewise.methods import find, recipe
 from likewise.types import Encoder, TrainConfig, did_you_mean, pick
 from likewise.views import RECIPES
 
@@ -51,7 +51,7 @@ def make_plan(settings: Mapping[str, Any], default_size: int) -> Plan:
     """Settle what was asked. Raises UsageError for an unknown key (naming the nearest) or a value of another type."""
     asked = {key: value for key, value in settings.items() if value is not None}
     method = asked.pop("method", "simclr")
-    made = pick(METHODS, method, "method")
+    made = find(method)
     encoder = asked.pop("encoder", None) or ("vit-nano" if "a ViT encoder" in made.needs else "convnet")
     views = asked.pop("views", made.default_views)
     size = int(asked.pop("size", default_size))

@@ -1,0 +1,252 @@
+"""The command line as people use it: answers, one-line errors, exit codes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner, Result
+
+from likewise.cli import app
+from likewise.coresets import SELECTORS
+from likewise.encoders import ENCODERS
+from likewise.evaluation import EVALUATIONS, PROBES
+from likewise.images import DATASETS
+from likewise.methods import METHODS
+
+FAST = ["--steps", "4", "--batch-size", "8", "--size", "16", "--set", "width=8", "--set", "precision=fp32"]
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def answer(*arguments: object) -> dict[str, Any]:
+    """The one JSON object on stdout."""
+    result = run(*arguments, "--json")
+    assert result.exit_code == 0, result.stderr
+    return json.loads(result.stdout)
+
+
+def refusal(code: int, *arguments: object) -> str:
+    """The one line on stderr of a command that a user must mend."""
+    result = run(*arguments, *(() if arguments[0] == "list" else ("--quiet",)))
+    assert result.exit_code == code, (result.exit_code, result.stderr, result.exception)
+    assert result.stdout == ""
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("likewise: ")
+    return line
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """24 pictures of two kinds in nested folders."""
+    root = tmp_path_factory.mktemp("photos")
+    generator = np.random.default_rng(0)
+    for i in range(24):
+        folder = root / ("dark" if i % 2 else "light") / f"of day {i % 3}"
+        folder.mkdir(parents=True, exist_ok=True)
+        pixels = generator.integers(0, 128, (20, 24, 3)) + (0 if i % 2 else 127)
+        Image.fromarray(pixels.astype(np.uint8)).save(folder / f"ä {i}.png")
+    return root
+
+
+@pytest.fixture(scope="module")
+def trained(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    out = tmp_path_factory.mktemp("cli") / "run"
+    return out, answer("pretrain", photos, "--out", out, *FAST, "--quiet")
+
+
+def test_pretrain_answers(trained: tuple[Path, dict[str, Any]]) -> None:
+    out, result = trained
+    keys = "run method encoder images steps epochs resumed_at seconds images_per_second data_share peak_memory_mb final"
+    assert {*keys.split(), "health", "verdict"} <= set(result)
+    assert (result["run"], result["images"], result["steps"], result["resumed_at"]) == (str(out), 24, 4, 0)
+    files = {"recipe.toml", "resolved.toml", "environment.json", "metrics.jsonl", "model.safetensors", "config.json"}
+    assert files | {"README.md", "pictures", "state", "scan.json", "status.json"} <= {f.name for f in out.iterdir()}
+
+
+def test_the_pipeline(photos: Path, trained: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    out, _ = trained
+    embedded = answer("embed", out, photos, "--out", tmp_path / "emb", "--labels", "folders", "--quiet")
+    assert {"embeddings", "images", "dim", "seconds", "images_per_second"} <= set(embedded)
+    assert embedded["images"] == 24
+    judged = answer("evaluate", tmp_path / "emb", "--protocol", "knn,linear,few-label,health", "--quiet")
+    assert set(judged["protocols"]) == {"knn", "linear", "few-label", "health"}
+    assert {"version", "accuracy", "k"} <= set(judged["protocols"]["knn"])
+    assert {"rankme", "uniformity", "collapsed"} <= set(judged["protocols"]["health"])
+    chosen = answer("select", tmp_path / "emb", "--budget", "25%", "--out", tmp_path / "sel", "--quiet")
+    assert {"selection", "method", "n", "budget", "seconds", "peak_memory_mb", "quality"} <= set(chosen)
+    assert chosen["n"] == 6
+    assert {"facility_location", "radius", "mean_distance", "duplicates"} <= set(chosen["quality"])
+    shown = answer("report", out, tmp_path / "emb", tmp_path / "sel", "--out", tmp_path / "report.html", "--quiet")
+    assert {"report", "images", "seconds", "bytes"} <= set(shown)
+    assert (tmp_path / "report.html").stat().st_size == shown["bytes"]
+
+
+def test_select_straight_from_a_run_copies_and_trains_on_what_it_chose(
+    photos: Path, trained: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    copies, chosen = tmp_path / "copies", tmp_path / "chosen"
+    answer("select", trained[0], "--budget", "8", "--out", chosen, "--copy-to", copies, "--quiet")
+    assert len(list(copies.iterdir())) == 8
+    again = answer("pretrain", photos, "--subset", chosen, "--out", tmp_path / "run", *FAST, "--quiet")
+    assert again["images"] == 8
+
+
+def test_evaluate_a_model_beside_its_baselines(photos: Path, trained: tuple[Path, dict[str, Any]]) -> None:
+    options = ("--labels", "folders", "--protocol", "knn", "--baselines", "--quiet")
+    result = answer("evaluate", trained[0], photos, *options)
+    assert set(result["baselines"]) == {"pixels", "untrained"}
+
+
+def test_scan_answers(photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    for i, file in enumerate(sorted(photos.rglob("*.png"))[:3]):
+        (tmp_path / "sub" / f"{i}.png").write_bytes(file.read_bytes())
+    (tmp_path / "copy.png").write_bytes((tmp_path / "sub" / "0.png").read_bytes())
+    (tmp_path / "broken.jpg").write_bytes(b"no image at all")
+    result = answer("scan", tmp_path, "--quiet")
+    assert result["images"] == 4
+    assert [bad["path"] for bad in result["bad"]] == ["broken.jpg"]
+    assert [sorted(group) for group in result["duplicates"]] == [["copy.png", "sub/0.png"]]
+
+
+@pytest.mark.parametrize(
+    ("kind", "table"),
+    [
+        ("methods", METHODS),
+        ("encoders", ENCODERS),
+        ("selectors", SELECTORS),
+        ("evaluations", {**EVALUATIONS, **PROBES}),
+        ("datasets", DATASETS),
+    ],
+)
+def test_list_answers(kind: str, table: dict[str, Any]) -> None:
+    rows = answer("list", kind)[kind]
+    assert [row["name"] for row in rows] == sorted(table)
+    if kind == "methods":
+        assert all({"name", "family", "year", "idea", "needs"} <= set(row) and row["year"] for row in rows)
+    text = run("list", kind).stdout.splitlines()
+    assert len(text) == len(rows) + 1
+
+
+def test_usage_errors_are_one_line_and_exit_2(
+    photos: Path, trained: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    run_, out = trained[0], tmp_path / "out"
+    assert "did you mean 'simclr'" in refusal(2, "pretrain", photos, "--out", out, "--method", "simclrr")
+    assert "did you mean 'temperature'" in refusal(2, "pretrain", photos, "--out", out, "--set", "temprature=1")
+    assert "MAE needs a ViT" in refusal(2, "pretrain", photos, "--out", out, "--method", "mae", "--encoder", "convnet")
+    assert "labels" in refusal(2, "pretrain", photos, "--out", out, "--method", "supervised")
+    assert "not empty" in refusal(2, "pretrain", photos, "--out", run_, *FAST)
+    assert "--set lr: expected key=value" in refusal(2, "pretrain", photos, "--out", out, "--set", "lr")
+    assert "no such file" in refusal(2, "pretrain", photos, "--out", out, "--recipe", tmp_path / "none.toml")
+    (tmp_path / "weights.pth").write_bytes(b"")
+    assert "safetensors" in refusal(2, "embed", tmp_path / "weights.pth", photos, "--out", out)
+    assert "budget '200%'" in refusal(2, "select", run_, "--budget", "200%", "--out", out)
+    assert "unknown" in refusal(2, "select", run_, "--method", "best", "--out", out)
+    assert "unknown" in refusal(2, "evaluate", run_, photos, "--protocol", "magic")
+    assert not out.exists()
+
+
+def test_data_errors_are_one_line_and_exit_3(photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    assert "empty" in refusal(3, "pretrain", tmp_path / "empty", "--out", tmp_path / "out")
+    assert "nowhere" in refusal(3, "pretrain", tmp_path / "nowhere", "--out", tmp_path / "out")
+    bad = tmp_path / "bad"
+    bad.mkdir()
+    for file in sorted(photos.rglob("*.png"))[:6]:
+        (bad / file.name).write_bytes(file.read_bytes())
+    (bad / "cut short.png").write_bytes(file.read_bytes()[:200])
+    line = refusal(3, "pretrain", bad, "--out", tmp_path / "out")
+    assert "cut short.png" in line
+    assert "embed" not in line
+    assert answer("pretrain", bad, "--out", tmp_path / "out", *FAST, "--max-bad", "20%", "--quiet")["images"] == 6
+    assert "model" in refusal(3, "embed", tmp_path / "nothing", photos, "--out", tmp_path / "emb")
+    assert "expected an embeddings folder" in refusal(3, "select", bad, "--out", tmp_path / "sel")
+
+
+def test_divergence_exits_4(photos: Path, tmp_path: Path) -> None:
+    line = refusal(4, "pretrain", photos, "--out", tmp_path / "run", *FAST, "--set", "temperature=1e-45")
+    assert "loss term 'contrast' is nan on images" in line
+    assert ".png" in line
+
+
+def test_a_signal_exits_75_and_resumes(photos: Path, tmp_path: Path) -> None:
+    slow = ["--steps", "100000", "--batch-size", "8", "--size", "16", "--set", "width=8", "--quiet"]
+    command = [sys.executable, "-m", "likewise", "pretrain", str(photos), "--out", str(tmp_path / "run"), *slow]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    deadline = time.monotonic() + 120
+    while process.poll() is None and time.monotonic() < deadline and not metrics.exists():
+        time.sleep(0.2)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 75, errors
+    assert "--resume" in errors.splitlines()[-1]
+
+
+def test_same_images_same_weights_however_they_are_packed(photos: Path, tmp_path: Path) -> None:
+    """A .zip read directly; the same images unpacked under odd names; the same with broken files among them."""
+    files = sorted(photos.rglob("*.png"))
+    with zipfile.ZipFile(tmp_path / "photos.zip", "w") as archive:
+        for file in files:
+            archive.write(file, file.relative_to(photos))
+    odd = tmp_path / "odd"
+    for i, file in enumerate(reversed(files)):
+        place = odd / f"{i % 5} % ü" / "a'b" / f"no. {i:02d}\n.PNG"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(file.read_bytes())
+    hashes = {
+        answer("pretrain", data, "--out", tmp_path / f"run of {data.stem}", *FAST, "--quiet")["weights"]
+        for data in (tmp_path / "photos.zip", odd)
+    }
+    (odd / "broken.png").write_bytes(files[0].read_bytes()[:-40])
+    (odd / "empty.jpg").write_bytes(b"")
+    (odd / "text.gif").write_bytes(b"not a picture")
+    options = ("--max-bad", "20%", "--quiet")
+    hashes.add(answer("pretrain", odd, "--out", tmp_path / "broken", *FAST, *options)["weights"])
+    assert len(hashes) == 1
+    listed = json.loads((tmp_path / "broken" / "scan.json").read_text())
+    assert {bad["path"] for bad in listed["bad"]} == {"broken.png", "empty.jpg", "text.gif"}
+
+
+@pytest.mark.data
+def test_real_photographs_same_weights_however_they_are_packed(data: Path, tmp_path: Path) -> None:
+    archive = data / "imagenette96" / "imagenette96.zip"
+    options = ("--steps", "5", "--batch-size", "64", "--size", "32", "--set", "width=16", "--set", "monitor_every=9")
+    direct = answer("pretrain", f"{archive}/val", "--out", tmp_path / "direct", *options, "--quiet")
+    odd = tmp_path / "odd"
+    with zipfile.ZipFile(archive) as opened:
+        names = [name for name in opened.namelist() if name.startswith("val/") and name.endswith(".jpg")]
+        for i, name in enumerate(reversed(names)):
+            place = odd / f"köln {i % 7}" / f"{i % 3}" / f"{i}.jpeg"
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_bytes(opened.read(name))
+    (odd / "broken.jpg").write_bytes(place.read_bytes()[:1000])
+    mixed = answer("pretrain", odd, "--out", tmp_path / "mixed", *options, "--quiet")
+    assert direct["images"] == mixed["images"] == len(names)
+    assert direct["weights"] == mixed["weights"]
+
+
+@pytest.mark.slow
+def test_demo_learns(tmp_path: Path) -> None:
+    """The bar of the demo: k-NN of at least 0.85, and at least 0.30 above pixels and the untrained encoder."""
+    command = [sys.executable, "-m", "likewise", "demo", "--out", str(tmp_path / "demo"), "--json", "--quiet"]
+    result = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    knn = result["knn"]
+    assert knn["learned"] >= 0.85
+    assert knn["learned"] - max(knn["pixels"], knn["untrained"]) >= 0.30
+    quality = result["coreset"]
+    assert quality["facility-location"]["facility_location"] > quality["random"]["facility_location"]
+    assert quality["k-center"]["radius"] < quality["random"]["radius"]
+    assert Path(result["report"]).stat().st_size > 100_000
