@@ -57,7 +57,7 @@ def make(name: str, encoder: str, images: ImageSet, views: str | None = None) ->
 def batch_of(method: Method, images: ImageSet, epoch: int = 0) -> Batch:
     draws = Draws(0, epoch, 0, torch.from_numpy(images.keys))
     rows = method.order(epoch, draws)[:N]
-    return make_batch(method, images, rows, images.source(rows.flatten().numpy()), 0.0, CONFIG, epoch, 0)
+    return make_batch(method, images, rows, images.source(rows.flatten().numpy()), 0.5, CONFIG, epoch, 0)
 
 
 def parts(module: torch.nn.Module) -> Iterator[tuple[str, Tensor]]:
@@ -134,9 +134,11 @@ def test_one_batch_can_be_fitted(method: Method, images: ImageSet) -> None:
     """With buffers held (teachers, queues, centres): a moving target may make a right loss rise at first."""
     batch = batch_of(method, images)
     optimizer = torch.optim.Adam([p for p in method.parameters() if p.requires_grad], lr=3e-3)
-    losses = []
+    losses, held = [], copy.deepcopy(dict(method.named_buffers()))
     for _ in range(30):
         optimizer.zero_grad()
+        for name, buffer in method.named_buffers():
+            buffer.copy_(held[name])
         loss = torch.stack(list(method.step(batch).terms.values())).sum()
         loss.backward()
         optimizer.step()

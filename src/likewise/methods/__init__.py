@@ -5,19 +5,23 @@ import importlib
 from likewise.errors import UsageError
 from likewise.methods.base import Method, recipe, title
 from likewise.methods.byol import BYOL
+from likewise.methods.dino import DINO
 from likewise.methods.drlim import DrLIM
 from likewise.methods.mae import MAE
 from likewise.methods.simclr import SimCLR
 from likewise.methods.supervised import Supervised
+from likewise.methods.swav import SwAV
 from likewise.methods.vicreg import VICReg
 from likewise.types import pick
 
 METHODS: dict[str, type[Method]] = {
     "byol": BYOL,
+    "dino": DINO,
     "drlim": DrLIM,
     "mae": MAE,
     "simclr": SimCLR,
     "supervised": Supervised,
+    "swav": SwAV,
     "vicreg": VICReg,
 }
 

@@ -8,11 +8,12 @@ from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
-from likewise.encoders.vit import Block, ViT, initialise, positions
+from likewise.encoders.vit import ViT
 from likewise.errors import UsageError
 from likewise.methods.base import Method
+from likewise.methods.masking import Predictor, vit
 from likewise.types import Batch, DataInfo, Encoder, Images, Step, TrainConfig
 from likewise.views import View
 
@@ -36,20 +37,10 @@ class MAE(Method):
         decoder_depth: int = 2,
     ) -> None:
         super().__init__()
-        if not isinstance(encoder, ViT):
-            raise UsageError(f"encoder: MAE needs a ViT (vit-nano, vit-tiny, ...); got {type(encoder).__name__}")
         if not 0 < mask_ratio < 1:
             raise UsageError(f"mask_ratio={mask_ratio}: expected a number between 0 and 1")
-        self.encoder, self.views, self.mask_ratio = encoder, views, mask_ratio
-        self.enter = nn.Linear(encoder.dim, decoder_width)
-        self.mask_token = nn.Parameter(torch.zeros(decoder_width))
-        self.decoder = nn.Sequential(*(Block(decoder_width, max(1, decoder_width // 32)) for _ in range(decoder_depth)))
-        self.leave = nn.Sequential(
-            nn.LayerNorm(decoder_width), nn.Linear(decoder_width, data.channels * encoder.patch**2)
-        )
-        for part in (self.enter, self.decoder, self.leave):
-            initialise(part)
-        nn.init.normal_(self.mask_token, std=0.02)
+        self.encoder, self.views, self.mask_ratio = vit(encoder, "MAE"), views, mask_ratio
+        self.decoder = Predictor(encoder.dim, decoder_width, decoder_depth, data.channels * self.encoder.patch**2)
 
     def rebuild(self, images: Images, noise: Float[Tensor, "b t"]) -> tuple[Float[Tensor, "b t p"], Int[Tensor, "b m"]]:
         """All patches as the decoder draws them, and which were hidden. `noise` decides what is kept."""
@@ -57,13 +48,8 @@ class MAE(Method):
         shuffled = noise.argsort(1)
         n_kept = max(1, round(t * (1 - self.mask_ratio)))
         kept, hidden = shuffled[:, :n_kept], shuffled[:, n_kept:]
-        seen = self.enter(self.encoder.tokens(images, keep=kept))
-        # The class token leads; mask tokens follow the seen patches; then everybody goes to its place.
-        tokens = torch.cat([seen[:, 1:], self.mask_token.to(seen.dtype).expand(len(seen), t - n_kept, -1)], 1)
-        tokens = tokens.gather(1, shuffled.argsort(1).unsqueeze(2).expand_as(tokens))
-        side = images.shape[2] // self.encoder.patch, images.shape[3] // self.encoder.patch
-        tokens = tokens + positions(*side, tokens.shape[2], device=tokens.device)
-        drawn = self.leave(self.decoder(torch.cat([seen[:, :1], tokens], 1)))[:, 1:]
+        grid = images.shape[2] // self.encoder.patch, images.shape[3] // self.encoder.patch
+        drawn = self.decoder(self.encoder.tokens(images, keep=kept), shuffled, grid)
         return drawn.float(), hidden
 
     def step(self, batch: Batch) -> Step:

@@ -12,20 +12,20 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from likewise.types import Crops, Images, Scalar
+from likewise.types import Crops, Images, Scalar, gather
 
 
-def mlp(*widths: int, last_norm: bool = False) -> nn.Sequential:
+def mlp(*widths: int, norm: bool = True, last_norm: bool = False) -> nn.Sequential:
     """Linear layers with batch normalisation and ReLU between them: `mlp(512, 2048, 128)` has two layers.
 
-    With `last_norm` the output is batch-normalised too, without a learned scale.
+    Without `norm` there is ReLU alone; with `last_norm` the output is batch-normalised too, without a learned scale.
     """
     layers: list[nn.Module] = []
     for i, (before, after) in enumerate(pairwise(widths)):
         last = i == len(widths) - 2
-        layers.append(nn.Linear(before, after, bias=last and not last_norm))
+        layers.append(nn.Linear(before, after, bias=not last_norm if last else not norm))
         if not last:
-            layers += [nn.BatchNorm1d(after), nn.ReLU(inplace=True)]
+            layers += [nn.BatchNorm1d(after), nn.ReLU(inplace=True)] if norm else [nn.ReLU(inplace=True)]
     if last_norm:
         layers.append(nn.BatchNorm1d(widths[-1], affine=False))
     return nn.Sequential(*layers)
@@ -83,8 +83,87 @@ def spread(z: Float[Tensor, "n d"]) -> Scalar:
     return unit(z.detach()).std(0).mean() * math.sqrt(z.shape[1])
 
 
+@full_precision
+def cross_entropy(targets: Float[Tensor, "n k"], logits: Float[Tensor, "n k"]) -> Float[Tensor, " n"]:
+    """-sum_k targets_k log softmax(logits)_k of each row. Targets are probabilities and take no gradient."""
+    return -(targets.detach() * logits.log_softmax(1)).sum(1)
+
+
+@full_precision
+def cosines(x: Float[Tensor, "n d"], directions: Float[Tensor, "k d"]) -> Float[Tensor, "n k"]:
+    """The cosine of each row of `x` with each direction."""
+    return unit(x) @ unit(directions).T
+
+
+@full_precision
+def crossed(targets: Float[Tensor, "g n k"], logits: Float[Tensor, "v n k"]) -> Float[Tensor, " n"]:
+    """The cross-entropy of each view's prediction with each large view's target but its own, averaged over those pairs.
+
+    The large views come first in `logits`. Targets are probabilities and take no gradient.
+    """
+    each = -torch.einsum("gnk,vnk->gvn", targets.detach(), logits.log_softmax(2))
+    others = ~torch.eye(*each.shape[:2], dtype=torch.bool, device=each.device)
+    return each[others].mean(0)
+
+
+class Prototypes(nn.Module):
+    """`n` learned directions; the output is an input's cosine with each.
+
+    That is SwAV's layer of prototypes, renormalised after every step, and DINO's weight-normalised last layer. They
+    learn from `thaw` on, a share of the training: until then the encoder must come to them.
+    """
+
+    def __init__(self, dim: int, n: int, thaw: float = 0.0) -> None:
+        super().__init__()
+        self.directions, self.thaw = nn.Parameter(unit(torch.randn(n, dim))), thaw
+
+    def forward(self, x: Float[Tensor, "n d"], progress: float = 1.0) -> Float[Tensor, "n k"]:
+        return cosines(x, self.directions if progress >= self.thaw else self.directions.detach())
+
+
+@torch.no_grad()
+@full_precision
+def sinkhorn(scores: Float[Tensor, "n k"], epsilon: float, n_iterations: int = 3) -> Float[Tensor, "n k"]:
+    """Probabilities near softmax(scores / epsilon) that use all columns equally, for cosines (Cuturi, 2013; SwAV).
+
+    Columns, over the rows of all processes, and rows are brought to equal sums in turn, rows last.
+    """
+    q = ((scores - 1) / epsilon).exp()
+    for _ in range(n_iterations):
+        q = q / gather(q.sum(0, keepdim=True)).sum(0).clamp(min=1e-30)  # a column that underflowed stays empty
+        q = q / q.sum(1, keepdim=True).clamp(min=1e-30)
+    return q
+
+
+class Queue(nn.Module):
+    """The newest `size` rows that were pushed, in no order."""
+
+    kept: Tensor
+    n_pushed: Tensor
+
+    def __init__(self, size: int, dim: int) -> None:
+        super().__init__()
+        self.register_buffer("kept", torch.zeros(size, dim))
+        self.register_buffer("n_pushed", torch.zeros((), dtype=torch.int64))
+
+    def rows(self) -> Float[Tensor, "n d"]:
+        """What is there: fewer than `size` rows at first."""
+        return self.kept[: min(int(self.n_pushed), len(self.kept))]
+
+    @torch.no_grad()
+    def push(self, x: Float[Tensor, "n d"]) -> None:
+        """Put rows, of all processes, in the place of the oldest."""
+        x = gather(x)[-len(self.kept) :] if len(self.kept) else x[:0]
+        place = (self.n_pushed + torch.arange(len(x), device=x.device)) % max(1, len(self.kept))
+        self.kept[place] = x.to(self.kept.dtype)
+        self.n_pushed += len(x)
+
+
 class Teacher(nn.Module):
     """A slow copy of an encoder and its head: it follows by exponential averages and is never trained."""
+
+    encoder: Any  # a ViT can say more than `forward`
+    head: Any
 
     def __init__(self, encoder: nn.Module, head: nn.Module) -> None:
         super().__init__()
