@@ -209,15 +209,16 @@ def make_method(plan: Plan, images: ImageSet, init_from: Path | str | None = Non
                 f"--init-from {init_from}: holds a {config['encoder']} that does not fit {plan.encoder}"
             ) from None
     torch.manual_seed(word(plan.config.seed, "method"))
-    made: Callable[..., Method] = find(plan.method)
+    method = find(plan.method)
+    made: Callable[..., Method] = method
     options = dict(plan.method_options)
     if "labels" in inspect.signature(made).parameters and images.labels is not None:
         options["labels"] = torch.from_numpy(images.labels)
     if isinstance(options.get("relation"), str):
         options["relation"] = make_relation(options["relation"], images, plan.size)
     views = RECIPES[plan.views](plan.size, **plan.view_options)
-    n, usual = len(views), len(RECIPES[METHODS[plan.method].default_views](plan.size))
-    many, least = METHODS[plan.method].multi_crop, min(usual, METHODS[plan.method].least_views)
+    n, usual = len(views), len(RECIPES[method.default_views](plan.size))
+    many, least = method.multi_crop, min(usual, method.least_views)
     if n < least or (n != usual and not many):
         expected = f"{least} or more" if many else usual
         raise UsageError(f"views={plan.views!r}: makes {n} of an image; {plan.method} takes {expected}")
