@@ -16,12 +16,13 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from likewise.embedding import load, weights_hash
+from likewise.encoders import build
 from likewise.errors import DataError, Stopped, TrainingError, UsageError
 from likewise.images import ImageSet, open_images
 from likewise.methods import METHODS
 from likewise.training import fit as loop
 from likewise.training.optim import LARS, OPTIMIZERS, Muon, learning_rate, make_optimizer, orthogonal, set_rates
-from likewise.types import Step, TrainConfig
+from likewise.types import DataInfo, Step, TrainConfig
 from likewise.verbs.pretrain import pretrain
 from likewise.verbs.settings import make_plan
 
@@ -266,6 +267,16 @@ def test_minutes_become_steps_once(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert result["steps"] >= 1
     assert f"steps = {result['steps']}" in (tmp_path / "run" / "resolved.toml").read_text()
     assert "minutes" not in (tmp_path / "run" / "resolved.toml").read_text()
+
+
+def test_precision_is_settled_by_measuring(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gain = loop.bf16_gain(build("convnet", DataInfo(8, 3, 16), width=8), 3, 16, "cpu")
+    assert gain == 0 or 0.05 < gain < 20
+    asked = {**settings("simclr"), "steps": 1, "precision": "auto"}
+    for measured, chosen in ((3.0, "bf16"), (1.1, "fp32")):
+        monkeypatch.setattr(loop, "bf16_gain", lambda *_, measured=measured: measured)
+        pretrain(images(), out=tmp_path / chosen, **asked)
+        assert f'precision = "{chosen}"' in (tmp_path / chosen / "resolved.toml").read_text()
 
 
 def test_scores_are_kept_for_every_image(whole: dict[str, Path]) -> None:

@@ -29,9 +29,10 @@ from likewise.training.distributed import average_gradients, is_main, process_gr
 from likewise.training.monitor import check_finite, feature_rank, knn_accuracy, save_pictures
 from likewise.training.optim import learning_rate, make_optimizer, set_rates
 from likewise.training.state import load_state, save_state
-from likewise.types import Batch, Source, TrainConfig, rank
+from likewise.types import Batch, Encoder, Source, TrainConfig, rank
 
 RATE_SECONDS = 8.0  # for which throw-away steps are timed
+WORTH_IT = 1.2  # times the speed of float32, to train in bfloat16
 
 
 def fit(method: Method, images: ImageSet, config: TrainConfig, run: Path, *, resume: bool = False) -> Path:
@@ -149,7 +150,9 @@ def settle(config: TrainConfig, method: Method, images: ImageSet) -> TrainConfig
     if config.device == "auto":
         config = replace(config, device="cuda" if torch.cuda.is_available() else "cpu")
     if config.precision == "auto":
-        config = replace(config, precision="bf16" if _bf16_is_fast(config.device) else "fp32")
+        size = method.views[0].size
+        gain = bf16_gain(method.encoder, images.channels, size, config.device)
+        config = replace(config, precision="bf16" if gain > WORTH_IT else "fp32")
     if config.precision not in ("fp32", "bf16"):
         raise UsageError(f"precision={config.precision!r}: expected auto, fp32 or bf16")
     given = {name: v for name in ("epochs", "steps", "minutes") if (v := getattr(config, name)) is not None}
@@ -235,26 +238,28 @@ def _share(rows: Tensor) -> Tensor:
     return rows[rank() * n : (rank() + 1) * n]
 
 
-def _bf16_is_fast(device: str) -> bool:
-    """A GPU with bfloat16, or a CPU whose instructions have it: measured 2.7 times fp32 there (docs/results)."""
+def bf16_gain(encoder: Encoder, channels: int, size: int, device: str) -> float:
+    """How many times faster than float32 an encoder's forward and backward pass is in bfloat16, on this machine.
+
+    Timed, since processors that have the instructions differ: twice as fast on one, slower on another (LOG.md). What is
+    timed is the processor's time on a few images, the least of several tries, which other programs hardly move.
+    """
     if device == "cuda":
-        return torch.cuda.is_bf16_supported()
-    if device == "cpu":
-        capability = torch.backends.cpu.get_cpu_capability()
-        return (
-            "AVX512" in capability
-            and torch.ops.mkldnn._is_mkldnn_bf16_supported()
-            and _cpu_has("avx512_bf16", "amx_bf16")
-        )
-    return False
-
-
-def _cpu_has(*flags: str) -> bool:
-    try:
-        text = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return False
-    return any(re.search(rf"\b{flag}\b", text) for flag in flags)
+        return 2.0 if torch.cuda.is_bf16_supported() else 0.0
+    if device != "cpu" or not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        return 0.0
+    copied = copy.deepcopy(encoder).train().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    images = torch.zeros(8, channels, size, size)
+    seconds: dict[bool, list[float]] = {True: [], False: []}
+    while sum(map(sum, seconds.values())) < 1.0 or len(seconds[False]) < 3:
+        for bf16, times in seconds.items():
+            start = time.process_time()
+            with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+                out = copied(images).float().sum()
+            if out.requires_grad:
+                out.backward()
+            times.append(time.process_time() - start)
+    return min(seconds[False][1:]) / min(seconds[True][1:])  # the first of each warms up
 
 
 def _data_share(method: Method, batch: Batch, config: TrainConfig, rate: float) -> float:
