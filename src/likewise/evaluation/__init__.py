@@ -2,7 +2,7 @@
 
     evaluation(train: Embeddings, test: Embeddings, *, <options>) -> {"version": "knn-v1", "accuracy": 0.71, ...}
 
-`PROBES` are those that need the encoder and images: (encoder, train, test, *, draws) -> figures.
+`PROBES` are those that need the encoder and images: (encoder, train, test, *, size, draws) -> figures.
 """
 
 from collections.abc import Callable
@@ -10,6 +10,7 @@ from typing import Any
 
 from likewise.evaluation.few_label import few_label
 from likewise.evaluation.health import alignment, health
+from likewise.evaluation.invariance import invariance
 from likewise.evaluation.knn import knn
 from likewise.evaluation.linear import linear
 from likewise.evaluation.maps import map2d
@@ -21,6 +22,19 @@ EVALUATIONS: dict[str, Callable[..., dict[str, Any]]] = {
     "knn": knn,
     "linear": linear,
 }
-PROBES: dict[str, Callable[..., dict[str, float]]] = {}
+PROBES: dict[str, Callable[..., dict[str, Any]]] = {
+    "invariance": invariance,
+}
 
-__all__ = ["EVALUATIONS", "PROBES", "alignment", "describe", "few_label", "health", "knn", "linear", "map2d"]
+__all__ = [
+    "EVALUATIONS",
+    "PROBES",
+    "alignment",
+    "describe",
+    "few_label",
+    "health",
+    "invariance",
+    "knn",
+    "linear",
+    "map2d",
+]

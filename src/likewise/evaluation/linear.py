@@ -29,6 +29,12 @@ def linear(train: Embeddings, test: Embeddings, *, seed: int = 0) -> dict[str, A
 
 def probe(data: Labelled, seed: int) -> dict[str, float]:
     """The same on standardised arrays."""
+    weights, l2, validation = solve(data, seed)
+    return {"accuracy": accuracy(weights, data.x_test, data.y_test), "l2": l2, "validation": validation}
+
+
+def solve(data: Labelled, seed: int) -> tuple[Float[Tensor, "e c"], float, float]:
+    """The probe itself: weights (the last row their biases), the l2 that was chosen and its validation accuracy."""
     order = Draws(seed, epoch=0, number=0, keys=data.keys).bits("linear/validation").argsort(stable=True)
     held_out, rest = order[: max(len(order) // 10, 1)], order[max(len(order) // 10, 1) :]
     start = weights = torch.zeros(data.x.shape[1] + 1, data.n_classes)
@@ -38,8 +44,7 @@ def probe(data: Labelled, seed: int) -> dict[str, float]:
         validation = accuracy(weights, data.x[held_out], data.y[held_out])
         if validation > best:
             best, l2, start = validation, candidate, weights
-    weights = fit(data.x, data.y, l2, start)
-    return {"accuracy": accuracy(weights, data.x_test, data.y_test), "l2": l2, "validation": best}
+    return fit(data.x, data.y, l2, start), l2, best
 
 
 def standardise(data: Labelled) -> Labelled:

@@ -4,6 +4,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+CHANGES = ("translation", "scale", "rotation", "contrast", "saturation", "value", "hue", "blur")
+
 
 def describe(results: Mapping[str, Mapping[str, Any]]) -> str:
     """A sentence or two on the results of evaluation (protocol to figures), whichever of them are there.
@@ -35,6 +37,14 @@ nothing has collapsed.'
         )
     if parts:
         sentences.append(_sentence("; ".join(parts)))
+    moved = {name: _number(results, "invariance", name) for name in CHANGES}
+    heights = {name: height for name, height in moved.items() if height is not None}
+    if heights:
+        most, least = max(heights, key=heights.__getitem__), min(heights, key=heights.__getitem__)
+        sentences.append(
+            f"Of the changes of an image, {most} moves the features most ({100 * heights[most]:.0f} % of the way to an "
+            f"unrelated image), {least} least ({100 * heights[least]:.0f} %)."
+        )
     return " ".join(sentences) or "Nothing was measured."
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Int
 
 from likewise.draws import Draws
 from likewise.embedding import EMBEDDINGS_FILES, embed, load_with_config
@@ -83,11 +84,16 @@ def evaluate(
                 results[name]["alignment"] = _alignment(
                     encoder, _as(train_images, normaliser(encoder).channels), size, seed, device
                 )
-        elif encoder is None:
+        elif encoder is None or train_images is None:
             raise UsageError(f"protocol {name}: needs a model and images; {model} holds embeddings only")
         else:
-            draws = Draws(seed, 0, 0, torch.from_numpy(train_images.keys))  # type: ignore[union-attr]
-            results[name] = PROBES[name](encoder, train_images, test_images, draws=draws)
+            mine = _as(train_images, normaliser(encoder).channels)
+            if test_images is None:
+                sides = tuple(mine.subset(ids) for ids in _split(mine.keys))
+            else:
+                sides = mine, _as(test_images, mine.channels)
+            draws = Draws(seed, 0, 0, torch.from_numpy(np.array(sides[0].keys)))
+            results[name] = PROBES[name](encoder, *sides, size=size, draws=draws)
     return {
         "model": str(model) if isinstance(model, str | os.PathLike) else type(model).__name__,
         "data": str(data) if data is not None else train_x.meta.get("data"),
@@ -101,9 +107,14 @@ def evaluate(
 
 def hold_out(table: Embeddings) -> tuple[Embeddings, Embeddings]:
     """Train and test rows: the fifth of the images whose shuffled keys come first is held out."""
-    order = Draws(0, 0, 0, torch.from_numpy(np.array(table.keys))).bits("hold out").argsort().numpy()
+    train, test = _split(table.keys)
+    return table.rows(train), table.rows(test)
+
+
+def _split(keys: Int[np.ndarray, " n"]) -> tuple[Int[np.ndarray, " m"], Int[np.ndarray, " k"]]:
+    order = Draws(0, 0, 0, torch.from_numpy(np.array(keys))).bits("hold out").argsort().numpy()
     n_test = max(1, len(order) // 5)
-    return table.rows(np.sort(order[n_test:])), table.rows(np.sort(order[:n_test]))
+    return np.sort(order[n_test:]), np.sort(order[:n_test])
 
 
 def append(folder: Path, result: dict[str, Any]) -> None:

@@ -41,9 +41,11 @@ def rgb(images: Images) -> dict[str, Vectors]:
     return {"rgb": images.flatten(1)}
 
 
-def layers(encoder: Encoder, *, channels: int = 3, only: Sequence[str] = ("layers",), name: str = "") -> Describe:
-    """A describer from an encoder: `layer1`, `layer2`, .. are its `dense` maps, each brought to 4 x 4 cells by their
-    maxima; `output` is what it says of the whole patch.
+def layers(
+    encoder: Encoder, *, channels: int = 3, only: Sequence[str] = ("layers",), name: str = "", cells: int = CELLS
+) -> Describe:
+    """A describer from an encoder: `layer1`, `layer2`, .. are its `dense` maps, each brought to `cells` x `cells`
+    values by their maxima; `output` is what it says of the whole patch.
 
     `channels` is what it takes: grey patches are repeated, coloured ones reduced to their luminance. `only` names the
     wanted ones, "layers" being all layers, or the output of an encoder without maps; `name` goes before each, so that
@@ -58,7 +60,7 @@ def layers(encoder: Encoder, *, channels: int = 3, only: Sequence[str] = ("layer
         device = next((value.device for value in (*encoder.parameters(), *encoder.buffers())), torch.device("cpu"))
         x = fit_channels(images, channels).to(device)
         maps = dense(x) if dense is not None and set(only) != {"output"} else []
-        made = {f"layer{i}": F.adaptive_max_pool2d(m.float(), CELLS).flatten(1).cpu() for i, m in enumerate(maps, 1)}
+        made = {f"layer{i}": F.adaptive_max_pool2d(m.float(), cells).flatten(1).cpu() for i, m in enumerate(maps, 1)}
         for wanted in set(only) - {"layers", "output", *made}:
             raise UsageError(f"descriptor {wanted!r}: the encoder has {', '.join([*made, 'output'])}")
         if "layers" not in only:
