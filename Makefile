@@ -21,7 +21,7 @@ check: setup
 	$(BIN)/mypy
 
 test: check
-	$(BIN)/pytest -q --durations=15 --jaxtyping-packages=likewise,beartype.beartype
+	$(BIN)/pytest -q -n auto --dist loadfile --durations=15 --jaxtyping-packages=likewise,beartype.beartype
 
 bench: setup
 	$(BIN)/pip install --quiet --constraint constraints.txt ".[bench]"
