@@ -79,39 +79,56 @@ def test_same_command_same_bits(method: str, whole: dict[str, Path], tmp_path: P
 
 
 KILL = """
-import os, signal, sys, json
-import numpy as np, torch
+import json, os, signal, sys
+import numpy as np, torch, torch._dynamo  # which the first optimiser step would import in every child
 torch.set_num_threads(1)
 from likewise.images import open_images
 from likewise.verbs.pretrain import pretrain
 from likewise.training import fit as loop
-pixels, kill_at, out, settings = np.load(sys.argv[1]), int(sys.argv[2]), sys.argv[3], json.loads(sys.argv[4])
+pixels, runs = np.load(sys.argv[1]), json.loads(sys.argv[2])
 step = loop.train_step
-def deadly(*arguments):
-    if arguments[4] == kill_at:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return step(*arguments)
-loop.train_step = deadly
-pretrain(open_images(pixels, labels=np.arange(len(pixels)) % 3), out=out, **settings)
+for kill_at, out, settings in runs:
+    child = os.fork()
+    if child:
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+        continue
+    def deadly(*arguments):
+        if arguments[4] == kill_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return step(*arguments)
+    loop.train_step = deadly
+    pretrain(open_images(pixels, labels=np.arange(len(pixels)) % 3), out=out, **settings)
+    os._exit(0)
 """
+
+
+def kill_at(method: str) -> int:
+    return 4 + sorted(METHODS).index(method) % 4  # mid-epoch (three batches each), with a state behind it
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A run of every method that SIGKILL ended. A fork for each: imports are made once, before any computation."""
+    folder = tmp_path_factory.mktemp("killed")
+    np.save(folder / "pixels.npy", PIXELS)
+    runs = [(kill_at(method), str(folder / method), settings(method)) for method in METHODS]
+    command = [sys.executable, "-c", KILL, str(folder / "pixels.npy"), json.dumps(runs)]
+    ended = subprocess.run(command, capture_output=True, text=True)
+    assert ended.stdout.split() == [str(-signal.SIGKILL)] * len(METHODS), ended.stderr[-2000:]
+    return {method: folder / method for method in METHODS}
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_killed_and_resumed_is_as_if_it_never_stopped(
-    method: str, whole: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    method: str, whole: dict[str, Path], killed: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    np.save(tmp_path / "pixels.npy", PIXELS)
-    kill_at = 4 + sorted(METHODS).index(method) % 4  # mid-epoch (three batches each), with a state behind it
-    command = [sys.executable, "-c", KILL, str(tmp_path / "pixels.npy"), str(kill_at), str(tmp_path / "run")]
-    ended = subprocess.run([*command, json.dumps(settings(method))], capture_output=True, text=True)
-    assert ended.returncode == -signal.SIGKILL, ended.stderr[-2000:]
     made: list[int] = []
     step = loop.train_step
     monkeypatch.setattr(loop, "train_step", lambda *a: (made.append(a[4]), step(*a))[1])
-    result = pretrain(images(), out=tmp_path / "run", resume=True, **{**settings(method), "threads": 4})
-    assert 0 < result["resumed_at"] <= kill_at
+    result = pretrain(images(), out=killed[method], resume=True, **{**settings(method), "threads": 4})
+    assert 0 < result["resumed_at"] <= kill_at(method)
     assert made == list(range(result["resumed_at"], STEPS))
-    assert trace(tmp_path / "run") == trace(whole[method])
+    assert trace(killed[method]) == trace(whole[method])
 
 
 @pytest.mark.parametrize("lost", ["method", "optimizer"])

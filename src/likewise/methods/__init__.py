@@ -3,26 +3,46 @@
 import importlib
 
 from likewise.errors import UsageError
+from likewise.methods.barlow_twins import BarlowTwins
 from likewise.methods.base import Method, recipe, title
 from likewise.methods.byol import BYOL
+from likewise.methods.dcl import DCL
 from likewise.methods.dino import DINO
 from likewise.methods.drlim import DrLIM
+from likewise.methods.lejepa import LeJEPA
 from likewise.methods.mae import MAE
+from likewise.methods.moco_v2 import MoCoV2
+from likewise.methods.moco_v3 import MoCoV3
+from likewise.methods.nnclr import NNCLR
+from likewise.methods.npid import NPID
 from likewise.methods.simclr import SimCLR
+from likewise.methods.simsiam import SimSiam
+from likewise.methods.supcon import SupCon
 from likewise.methods.supervised import Supervised
 from likewise.methods.swav import SwAV
 from likewise.methods.vicreg import VICReg
+from likewise.methods.w_mse import WMSE
 from likewise.types import pick
 
 METHODS: dict[str, type[Method]] = {
+    "barlow-twins": BarlowTwins,
     "byol": BYOL,
+    "dcl": DCL,
     "dino": DINO,
     "drlim": DrLIM,
+    "lejepa": LeJEPA,
     "mae": MAE,
+    "moco-v2": MoCoV2,
+    "moco-v3": MoCoV3,
+    "nnclr": NNCLR,
+    "npid": NPID,
     "simclr": SimCLR,
+    "simsiam": SimSiam,
+    "supcon": SupCon,
     "supervised": Supervised,
     "swav": SwAV,
     "vicreg": VICReg,
+    "w-mse": WMSE,
 }
 
 

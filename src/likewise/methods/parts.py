@@ -11,8 +11,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
-from likewise.types import Crops, Images, Scalar, gather
+from likewise.types import Crops, Images, Scalar, gather, rank
 
 
 def mlp(*widths: int, norm: bool = True, last_norm: bool = False) -> nn.Sequential:
@@ -81,6 +82,27 @@ def unit(x: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
 def spread(z: Float[Tensor, "n d"]) -> Scalar:
     """The deviation of unit rows per dimension, times the root of d: about 1 when healthy, 0 when collapsed."""
     return unit(z.detach()).std(0).mean() * math.sqrt(z.shape[1])
+
+
+@full_precision
+def info_nce(queries: Float[Tensor, "n d"], keys: Float[Tensor, "n d"], temperature: float) -> Float[Tensor, " n"]:
+    """The cross-entropy of each query's own key among the keys of the whole batch (arXiv 1807.03748)."""
+    own = torch.arange(len(queries), device=queries.device) + rank() * len(queries)
+    logits = unit(queries) @ gather(unit(keys)).T / temperature
+    return F.cross_entropy(logits, own, reduction="none")
+
+
+def in_blocks(loss: Callable[..., Tensor], *rows: Tensor, size: int = 256) -> Float[Tensor, " n"]:
+    """`loss(*rows)`, one number a row, a block of rows at a time, for losses that compare each row with all others.
+
+    The backward pass computes a block again, so that no n x n matrix is ever held: less memory, and less time too,
+    because a block stays in the processor's cache.
+    """
+    made = [
+        checkpoint(loss, *part, use_reentrant=False, preserve_rng_state=False)
+        for part in zip(*(x.split(size) for x in rows), strict=True)
+    ]
+    return torch.cat(made)
 
 
 @full_precision

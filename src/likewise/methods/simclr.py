@@ -7,11 +7,12 @@ it is the mean over every large view and each other one.
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float
-from torch import Tensor, nn
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn import functional as F
 
 from likewise.methods.base import Method
-from likewise.methods.parts import encode, full_precision, mlp, pairs, unit
+from likewise.methods.parts import encode, full_precision, in_blocks, mlp, pairs, unit
 from likewise.types import Batch, DataInfo, Encoder, Step, TrainConfig, gather, rank
 from likewise.views import View
 
@@ -19,18 +20,19 @@ from likewise.views import View
 @full_precision
 def nt_xent(a: Float[Tensor, "n d"], b: Float[Tensor, "n d"], temperature: float) -> Float[Tensor, " n"]:
     """The loss of each image: its two views must find each other among the 2n - 1 other views."""
-    a, b = unit(a), unit(b)
-    n, all_a, all_b = len(a), gather(a), gather(b)
-    m = len(all_a)
-    mine = torch.arange(n, device=a.device) + rank() * n
-    keys = torch.cat([all_a, all_b])
+    n, a, b = len(a), unit(a), unit(b)
+    keys = torch.cat([gather(a), gather(b)])
+    first = torch.arange(n, device=a.device) + rank() * n
+    second = first + len(keys) // 2
 
-    def one_side(z: Float[Tensor, "n d"], itself: Tensor, other: Tensor) -> Float[Tensor, " n"]:
-        # A view must not find itself: a similarity of minus infinity, from adding to its own logit.
-        logits = (z @ keys.T / temperature).scatter(1, itself.unsqueeze(1), float("-inf"))
-        return nn.functional.cross_entropy(logits, other, reduction="none")
+    def rows(z: Float[Tensor, "r d"], itself: Int[Tensor, " r"], other: Int[Tensor, " r"]) -> Float[Tensor, " r"]:
+        # A view must not find itself: its similarity is minus infinity.
+        logits = (z @ keys.T).scatter_(1, itself.unsqueeze(1), float("-inf"))
+        return F.cross_entropy(logits, other, reduction="none")
 
-    return (one_side(a, mine, mine + m) + one_side(b, mine + m, mine)) / 2
+    views = torch.cat([a, b]) / temperature
+    loss = in_blocks(rows, views, torch.cat([first, second]), torch.cat([second, first]))
+    return (loss[:n] + loss[n:]) / 2
 
 
 class SimCLR(Method):

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from PIL import Image
-from torch import nn
+from torch import Tensor, nn
 
 from likewise.embedding import features
 from likewise.errors import TrainingError
@@ -15,7 +16,7 @@ from likewise.evaluation.health import rankme
 from likewise.evaluation.knn import knn
 from likewise.files import write
 from likewise.images import ImageSet
-from likewise.types import Embeddings, Encoder, Images, Step
+from likewise.types import Embeddings, Encoder, Step
 
 N_PROBED = 1_000  # images whose features are ranked
 N_REFERENCE, N_QUERIES = 10_000, 2_000  # training images for the k-NN of a run with labels
@@ -64,7 +65,9 @@ def check_finite(step: Step, paths: list[str]) -> None:
             )
 
 
-def save_pictures(folder: Path, pictures: dict[str, Images], name: str = "pictures", n: int = 8) -> None:
+def save_pictures(
+    folder: Path, pictures: dict[str, Float[Tensor, "n c _ _"]], name: str = "pictures", n: int = 8
+) -> None:
     """One PNG: a row for each name, a column for each of the first `n` images."""
     folder.mkdir(parents=True, exist_ok=True)
     side = max(images.shape[2] for images in pictures.values())
