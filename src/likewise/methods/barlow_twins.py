@@ -18,7 +18,7 @@ from likewise.views import View
 
 @full_precision
 def twins(a: Float[Tensor, "n d"], b: Float[Tensor, "n d"]) -> Float[Tensor, "2"]:
-    """How far the correlations of both sides are from the identity: mean squares on the diagonal, and sums off it, by d."""
+    """How far the correlations of a with b are from the identity: squares on the diagonal, squares off it, over d."""
     a, b = ((z - z.mean(0)) / (z.var(0, correction=0) + 1e-5).sqrt() for z in (a, b))
     c = a.T @ b / len(a)
     diagonal = c.diagonal()
