@@ -11,8 +11,19 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from likewise.methods.base import Method
-from likewise.methods.parts import Prototypes, Teacher, cosine_ramp, crossed, encode, full_precision, large, mlp, spread
-from likewise.types import Batch, DataInfo, Encoder, Step, TrainConfig, gather
+from likewise.methods.parts import (
+    Prototypes,
+    Teacher,
+    cosine_ramp,
+    crossed,
+    encode,
+    full_precision,
+    large,
+    mean_row,
+    mlp,
+    spread,
+)
+from likewise.types import Batch, DataInfo, Encoder, Step, TrainConfig
 from likewise.views import View
 
 
@@ -72,7 +83,7 @@ class DINO(Method):
         sharp = start + (end - start) * min(1.0, batch.progress / 0.3)
         loss = distilled(scores, taught, self.centre, self.temperature, sharp)
         if self.training:
-            self.centre.lerp_(gather(taught.flatten(0, 1)).mean(0), 1 - self.centre_momentum)
+            self.centre.lerp_(mean_row(taught.flatten(0, 1)), 1 - self.centre_momentum)
         return Step({"cross-entropy": loss.mean()}, {"spread": spread(z[0])}, loss.detach())
 
     def after_step(self, progress: float) -> None:

@@ -157,6 +157,14 @@ def sinkhorn(scores: Float[Tensor, "n k"], epsilon: float, n_iterations: int = 3
     return q
 
 
+@torch.no_grad()
+@full_precision
+def mean_row(x: Float[Tensor, "n d"]) -> Float[Tensor, " d"]:
+    """The mean over the rows of all processes, which need not have equally many."""
+    sums = gather(torch.cat([x.sum(0), x.new_tensor([len(x)])]).unsqueeze(0)).sum(0)
+    return sums[:-1] / sums[-1].clamp(min=1)
+
+
 class Queue(nn.Module):
     """The newest `size` rows that were pushed, in no order."""
 
