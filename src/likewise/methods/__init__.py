@@ -6,22 +6,21 @@ from likewise.errors import UsageError
 from likewise.methods.barlow_twins import BarlowTwins
 from likewise.methods.base import Method, recipe, title
 from likewise.methods.byol import BYOL
-from likewise.methods.dcl import DCL
 from likewise.methods.data2vec import Data2Vec
+from likewise.methods.dcl import DCL
 from likewise.methods.deepcluster import DeepCluster
 from likewise.methods.dino import DINO
 from likewise.methods.dinov2 import DINOv2
 from likewise.methods.drlim import DrLIM
+from likewise.methods.ibot import IBOT
+from likewise.methods.ijepa import IJEPA
 from likewise.methods.lejepa import LeJEPA
 from likewise.methods.mae import MAE
 from likewise.methods.moco_v2 import MoCoV2
 from likewise.methods.moco_v3 import MoCoV3
+from likewise.methods.msn import MSN
 from likewise.methods.nnclr import NNCLR
 from likewise.methods.npid import NPID
-from likewise.methods.ibot import IBOT
-from likewise.methods.ijepa import IJEPA
-from likewise.methods.mae import MAE
-from likewise.methods.msn import MSN
 from likewise.methods.simclr import SimCLR
 from likewise.methods.simsiam import SimSiam
 from likewise.methods.supcon import SupCon
@@ -34,22 +33,21 @@ from likewise.types import pick
 METHODS: dict[str, type[Method]] = {
     "barlow-twins": BarlowTwins,
     "byol": BYOL,
-    "dcl": DCL,
     "data2vec": Data2Vec,
+    "dcl": DCL,
     "deepcluster": DeepCluster,
     "dino": DINO,
     "dinov2": DINOv2,
     "drlim": DrLIM,
+    "ibot": IBOT,
+    "ijepa": IJEPA,
     "lejepa": LeJEPA,
     "mae": MAE,
     "moco-v2": MoCoV2,
     "moco-v3": MoCoV3,
+    "msn": MSN,
     "nnclr": NNCLR,
     "npid": NPID,
-    "ibot": IBOT,
-    "ijepa": IJEPA,
-    "mae": MAE,
-    "msn": MSN,
     "simclr": SimCLR,
     "simsiam": SimSiam,
     "supcon": SupCon,
