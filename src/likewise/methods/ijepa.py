@@ -1,6 +1,6 @@
 """I-JEPA (Assran et al., 2023): from the visible part of an image predict what a slow teacher says of hidden blocks.
 
-arXiv 2301.08243. Features are predicted, not pixels, and no colour jitter is needed. `n_blocks` blocks are hidden; of
+arXiv 2301.08243. Features are predicted, not pixels, and no colour jitter is needed. `n_targets` blocks are hidden; of
 the rest a share of all patches is seen, `context_share`, the same number for every image (where less is left, hidden
 patches are given back). All blocks are predicted at once, and the class token is seen too.
 """
@@ -36,7 +36,7 @@ class IJEPA(Method):
         data: DataInfo,
         *,
         views: Sequence[View],
-        n_blocks: int = 4,
+        n_targets: int = 4,
         context_share: float = 0.4,
         teacher_momentum: float = 0.99,
         predictor_width: int = 64,
@@ -46,13 +46,13 @@ class IJEPA(Method):
         if not 0 < context_share < 1:
             raise UsageError(f"context_share={context_share}: expected a number between 0 and 1")
         self.encoder, self.views, self.teacher_momentum = vit(encoder, "I-JEPA"), views, teacher_momentum
-        self.n_blocks, self.context_share = n_blocks, context_share
+        self.n_targets, self.context_share = n_targets, context_share
         self.predictor = Predictor(encoder.dim, predictor_width, predictor_depth, encoder.dim)
         self.teacher = Teacher(self.encoder, nn.Identity())
 
     def masks(self, draws: Draws, h: int, w: int) -> tuple[Int[Tensor, "b t"], int, Bool[Tensor, "b t"]]:
         """The patches in an order in which those that are seen come first, how many they are, and the hidden ones."""
-        covered = rectangles(draws, h, w, self.n_blocks, area=(0.15, 0.2)).any(1)
+        covered = rectangles(draws, h, w, self.n_targets, area=(0.15, 0.2)).any(1)
         shuffled = (covered + draws.image("context", h * w)).argsort(1)
         n_seen = min(h * w - 1, max(1, round(self.context_share * h * w)))
         return shuffled, n_seen, covered.scatter(1, shuffled[:, :n_seen], False)
