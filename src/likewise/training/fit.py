@@ -113,7 +113,9 @@ def fit(method: Method, images: ImageSet, config: TrainConfig, run: Path, *, res
                             line["knn"] = knn_accuracy(method.encoder, images, size, device)
                     line["images_per_second"] = n_seen / seconds
                     lines.write(json.dumps(line) + "\n")
-                note = f"loss {value:.4g}  {n_seen / (time.perf_counter() - started):,.0f} images/s"
+                parts = ", ".join(f"{name} {part:.3g}" for name, part in terms.items())
+                note = f"loss {value:.4g}" + (f" ({parts})" if len(terms) > 1 else "")
+                note += f"  {n_seen / (time.perf_counter() - started):,.0f} images/s"
                 progress.update(place["step"], note + (f"  rank {feature_ranks:.1f}" if feature_ranks > 0 else ""))
                 if last or stopping:
                     break
