@@ -17,6 +17,8 @@ def _alone(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyP
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("slow") and not PROMISED:
+        pytest.skip("takes a minute or two: set LIKEWISE_CI")
     if item.get_closest_marker("data") and not os.environ.get("LIKEWISE_DATA"):
         if PROMISED:
             pytest.fail("LIKEWISE_DATA is not set, but data was promised")
