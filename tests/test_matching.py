@@ -539,6 +539,18 @@ def test_the_verb_answers_and_loses_nothing(scenes):
     assert result["map"]["sift"]["all"] > 0.6
 
 
+def test_several_encoders_go_by_name(scenes):
+    first, second = (convnet(DataInfo(1, 3, 32), width=8) for _ in range(2))
+    result = likewise.match({"a": first, "b": second}, scenes, descriptors="layer2", side=16, most=200)
+    assert set(result["map"]) == {"a layer2", "b layer2"}
+    alone = likewise.match(second, scenes, descriptors=["layer2"], side=16, most=200)
+    assert result["map"]["b layer2"] == alone["map"]["layer2"]
+    assert result["models"]["b"]["weights"] == alone["models"]["ConvNet"]["weights"]
+    difference = bootstrap(result["pairs"], "a layer2", "b layer2")
+    assert difference["low"] <= difference["mean"] <= difference["high"]
+    assert (difference["scenes"], difference["pairs"]) == (2, 3)
+
+
 def test_a_run_goes_on_where_it_stopped(scenes, tmp_path):
     out = tmp_path / "out"
     whole = likewise.match("pixels", scenes, side=16, most=200, out=out)

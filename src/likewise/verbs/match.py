@@ -3,7 +3,7 @@
 import json
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +49,8 @@ def match(
 ) -> dict[str, Any]:
     """Average precision of descriptors on pairs of images.
 
-    `model` is a run, a saved encoder, an Encoder, or "pixels" for SIFT and raw RGB alone. `pairs` is a folder in the
+    `model` is a run, a saved encoder, an Encoder, or "pixels" for SIFT and raw RGB alone; or several of these by name,
+    which then goes before their descriptors ("blurred layer2"). `pairs` is a folder in the
     layout of the Oxford pairs; with `make_from` it is first made, from 16 of those images (`seed` draws them and what
     is done to them). `descriptors`: "sift", "rgb", "layers" (each of the encoder's), "layer2", "output". Patches have
     `side` pixels and reach `extent` radii of their ellipses; an image has `most` regions at most.
@@ -103,15 +104,19 @@ def _describers(
             raise UsageError(f"descriptors={name!r}: unknown; expected sift, rgb, layers, layer1, layer2, .. or output")
     made = [fixed[name] for name in dict.fromkeys(names) if name in fixed]
     learned = [name for name in names if name not in fixed]
-    if not isinstance(model, Encoder) and str(model) in NO_MODEL:
-        if not made or set(learned) - {"layers"}:
-            raise UsageError(f"descriptors={learned[0]!r}: needs a model, not {model!r}; pixels have sift and rgb")
-        return made, {"model": "pixels", "descriptors": names}
-    encoder = model if isinstance(model, Encoder) else load_with_config(model, trained=trained)[0]
-    if learned:
-        made.append(layers(encoder.to(device), channels=normaliser(encoder).channels, only=learned))
-    about = {"model": type(encoder).__name__ if isinstance(model, Encoder) else str(model), "trained": trained}
-    return made, {**about, "weights": weights_hash(encoder), "descriptors": names}
+    about: dict[str, Any] = {"descriptors": names, "models": {}}
+    for name, one in (model if isinstance(model, Mapping) else {"": model}).items():
+        if not isinstance(one, Encoder) and str(one) in NO_MODEL:
+            if not made or set(learned) - {"layers"}:
+                raise UsageError(f"descriptors={learned[0]!r}: needs a model, not {one!r}; pixels have sift and rgb")
+        elif learned:
+            encoder = one if isinstance(one, Encoder) else load_with_config(one, trained=trained)[0]
+            before = f"{name} " if name else ""
+            channels = normaliser(encoder).channels
+            made.append(layers(encoder.to(device), channels=channels, only=learned, name=before))
+            who = type(encoder).__name__ if isinstance(one, Encoder) else str(one)
+            about["models"][name or who] = {"model": who, "trained": trained, "weights": weights_hash(encoder)}
+    return made, about
 
 
 def _open_log(out: Path, settings: dict[str, Any], resume: bool, overwrite: bool) -> tuple[Path, list[dict[str, Any]]]:

@@ -117,17 +117,15 @@ def patches(image: UInt8[np.ndarray, "c h w"], where: Frames, side: int) -> Iter
         low = torch.minimum(low.clamp(min=0), edge - 1)
         high = torch.maximum(torch.minimum(high, edge), low + 1)
         images = torch.empty(len(part), len(pixels), side, side)
-        areas = (high - low).prod(1)
-        for rows in areas.argsort(stable=True).split(16):  # of like size, so that little is padding
-            sizes = (high - low)[rows].flip(1)  # height, width
-            boxes = torch.zeros(len(rows), len(pixels), *sizes.amax(0).tolist(), dtype=torch.uint8)
-            for box, (x, y), (h, w) in zip(boxes, low[rows].tolist(), sizes.tolist(), strict=True):
-                box[:, :h, :w] = pixels[:, y : y + h, x : x + w]
+        for rows in reach.amax(1).argsort(stable=True).split(32):  # of like size
+            w, h = (high - low)[rows].amax(0).tolist()
+            corner = torch.minimum(low[rows], edge - torch.tensor([w, h]))
+            boxes = torch.stack([pixels[:, y : y + h, x : x + w] for x, y in corner.tolist()])
             # From pixels to the frame of `sample`: the largest centred square of a box is [-1, 1] x [-1, 1].
-            unit = sizes.amin(1, keepdim=True) / 2
             maps = torch.eye(3, dtype=part.dtype).repeat(len(rows), 1, 1)
             maps[:, :2] = part[rows]
-            maps[:, :2, 2] += 0.5 - low[rows] - sizes.flip(1) / 2
-            maps[:, :2] /= unit[:, :, None]
+            maps[:, :2, 2] += 0.5 - corner - torch.tensor([w, h]) / 2
+            maps[:, :2] /= min(w, h) / 2
+            sizes = torch.tensor([[h, w]]).expand(len(rows), 2)
             images[rows] = sample(Source(boxes, sizes), maps.float(), side, "border")
         yield images
