@@ -1,6 +1,7 @@
 """Invariance curves against closed forms."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -144,6 +145,12 @@ def test_a_probe_of_train_judges_changed_images():
     assert found["rotation"].accuracy.min() == 1
     wrong = curves(encoder, test.relabel(1 - y_test), size=16, draws=draws_of(test), train=train, changes=changes)
     assert wrong["rotation"].accuracy[0] == 0
+    named, backwards = (
+        replace(train, classes=["red", "blue"]),
+        replace(test.relabel(1 - y_test), classes=["blue", "red"]),
+    )
+    by_name = curves(encoder, backwards, size=16, draws=draws_of(test), train=named, changes=changes)
+    assert by_name["rotation"].accuracy[0] == 1
     assert curves(encoder, test, size=16, draws=draws_of(test))["blur"].accuracy is None
 
 

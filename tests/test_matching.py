@@ -602,6 +602,22 @@ def test_the_command_line(scenes, tmp_path, monkeypatch):
     assert "pip install 'likewise[matching]'" in run.stderr
 
 
+def test_only_what_both_images_show_is_compared(tmp_path, china):
+    part = np.ascontiguousarray(china[:, 50:170, 60:220])
+    shift = np.array([[1.0, 0, -60], [0, 1, -50], [0, 0, 1]])
+    write_scene(tmp_path / "in", [china, part], [shift])
+    write_scene(tmp_path / "out", [part, china], [np.linalg.inv(shift)])
+    inside, outside = compare(read_pairs(tmp_path), [rgb], side=12, most=10_000)
+    low, high = np.array([60, 50]), np.array([219, 169])
+    centre = regions(china, most=10_000).centre
+    shown = int(((centre >= low) & (centre <= high)).all(1).sum())
+    every = len(regions(part, most=10_000).centre)
+    assert 0 < shown < len(centre)
+    assert inside.regions == (shown, every)
+    assert outside.regions == (every, shown)
+    assert inside.possible == outside.possible > 20
+
+
 def test_nothing_to_measure(tmp_path):
     flat = np.full((1, 50, 50), 80, np.uint8)
     write_scene(tmp_path / "flat", [flat, flat])
