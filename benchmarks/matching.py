@@ -15,7 +15,7 @@ import os
 import platform
 import subprocess
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,8 @@ from likewise.evaluation.matching import bootstrap, compare, layers, mean_averag
 from likewise.types import Encoder
 
 SIDES = (24, 32, 48, 64, 96)
-SIDE = 64
+SIDE, MADE_SIDE = 64, 32  # the made images have 96 pixels, and small regions
+MOST = 500  # regions of an image
 
 
 def main() -> None:
@@ -59,15 +60,17 @@ def main() -> None:
     if arguments.quick:
         found["sides"] = by_side(data / "oxford-affine", models, ("img4",), (24, 48))
     else:
-        found["oxford"] = match(models, data / "oxford-affine", work / f"oxford-{SIDE}")
-        found["sides"] = by_side(data / "oxford-affine", models, ("img3", "img5"), SIDES)
-        made = match(models, work / "made", work / f"made-{SIDE}", photographs)
+        found["oxford"] = match(models, data / "oxford-affine", work / "oxford", SIDE)
+        found["sides"] = kept(
+            work / "sides.json", lambda: by_side(data / "oxford-affine", models, ("img2", "img4"), SIDES)
+        )
+        made = match(models, work / "pairs", work / "made", MADE_SIDE, photographs)
         found["made pairs"] = {key: value for key, value in made.items() if key != "pairs"}
         found["differences"] = {
             "oxford": differences(found["oxford"]["pairs"], arguments.name),
             "made": differences(made["pairs"], arguments.name),
         }
-    found["invariance"], drawn = invariance(models, photographs, 64 if arguments.quick else 192)
+    found["invariance"], drawn = invariance(models, photographs, 64 if arguments.quick else 128)
     report(found)
     if arguments.results is not None:
         (arguments.results / "matching.json").write_text(compact(found) + "\n")
@@ -82,10 +85,19 @@ def about() -> dict[str, str]:
     return {"date": datetime.date.today().isoformat(), "commit": commit, "hardware": hardware}
 
 
-def match(models: Mapping[str, Encoder], pairs: Path, out: Path, make_from: str | None = None) -> dict[str, Any]:
-    """All pairs at the main side, going on where an earlier call stopped."""
+def kept(path: Path, make: Callable[[], Any]) -> Any:
+    """What was made before, or what is made now."""
+    if not path.is_file():
+        path.write_text(json.dumps(make()))
+    return json.loads(path.read_text())
+
+
+def match(
+    models: Mapping[str, Encoder], pairs: Path, out: Path, side: int, make_from: str | None = None
+) -> dict[str, Any]:
+    """All pairs, going on where an earlier call stopped."""
     begun = (out / "settings.json").is_file()
-    settings: dict[str, Any] = {"side": SIDE, "out": out, "resume": begun}
+    settings: dict[str, Any] = {"side": side, "most": MOST, "out": out, "resume": begun}
     return likewise.match(dict(models) or "pixels", pairs, make_from=None if pairs.is_dir() else make_from, **settings)
 
 
@@ -99,7 +111,7 @@ def by_side(
     for side in sides:
         rows = [
             {"scene": done.pair.scene, "image": done.pair.image, "change": done.pair.change, "descriptor": d, "ap": ap}
-            for done in compare(pairs, describers, side=side, most=500)
+            for done in compare(pairs, describers, side=side, most=MOST)
             for d, ap in done.ap.items()
         ]
         means[str(side)] = mean_average_precision(rows)
