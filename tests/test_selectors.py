@@ -26,6 +26,7 @@ from likewise.coresets import (
     top_k,
     typiclust,
     ucs,
+    zcore,
 )
 from likewise.coresets.blocks import Rows, centred, unit
 from likewise.coresets.clusters import assign, cluster, members
@@ -33,6 +34,7 @@ from likewise.coresets.near import groups, near_pairs
 from likewise.coresets.neighbours import k_nearest
 from likewise.coresets.open_set import _passes, filter_size
 from likewise.coresets.turns import shuffled
+from likewise.coresets.zcore import coverage, looks, triangular
 from likewise.draws import mix
 from likewise.errors import DataError, UsageError
 from likewise.types import Embeddings
@@ -209,6 +211,56 @@ def test_ccs_needs_no_scores():
     hard, _ = difficulty(torch.nn.functional.normalize(x), 2)
     picks = ccs(x, 30, n_clusters=2, drop=0.2).indices
     assert hard[picks].max() <= np.sort(hard)[127] + 1e-9
+
+
+def plain_zcore(x, n_looks, n_redundant):
+    """All images, twice per look."""
+    first, second, one, other = looks(x.shape[1], n_looks, 0)
+    scores = np.zeros(len(x))
+    for dims, uniform in zip(np.c_[first, second], np.c_[one, other], strict=True):
+        shapes = [(float(c.min()), float(np.median(c)), float(c.max())) for c in x[:, dims].T]
+        point = [triangular(shape, np.array([u]))[0] for shape, u in zip(shapes, uniform, strict=True)]
+        nearest = np.abs(x[:, dims] - np.array(point)).sum(1).argmin()
+        scores[nearest] += 1
+        distance = np.abs(x[:, dims] - x[nearest, dims]).sum(1)
+        others = np.argsort(distance, kind="stable")
+        others = others[others != nearest][:n_redundant]
+        if distance[others[0]] == 0:
+            scores[others[0]] -= 1
+        else:
+            loss = 1 / distance[others] ** 4
+            scores[others] -= loss / loss.sum()
+    return scores
+
+
+@pytest.mark.parametrize("n_redundant", [1, 40, 1000])
+@pytest.mark.parametrize("memory", [1 << 30, 100])
+def test_zcore_scores_are_those_of_the_plain_algorithm(n_redundant, memory):
+    x = mixture([150, 100, 50], 4, 0.5)[0]
+    for data in (x, torch.cat([x[:40], x[10:40]])) if n_redundant == 1000 else (x,):  # no equals at the edge
+        expected = plain_zcore(data.numpy(), 300, n_redundant)
+        found = coverage(data, 300, n_redundant=n_redundant, memory=memory)
+        np.testing.assert_allclose(found, expected, atol=1e-12)
+
+
+def test_zcore_never_keeps_two_copies_before_one_of_each():
+    x = points(40, 6).repeat(2, 1)
+    selection = zcore(x, 80, noise=0.0)
+    assert selection.gains[0] == 1
+    assert selection.gains[-1] == 0
+    ranks = np.argsort(selection.indices)
+    worse = np.maximum(ranks[:40], ranks[40:])  # the copy that comes second pays for both
+    assert np.mean(worse >= 40) > 0.9
+    with pytest.raises(UsageError, match=r"noise=-1\.0: must be at least 0"):
+        zcore(x, 4, noise=-1.0)
+
+
+def test_triangular_draws_have_the_triangular_distribution():
+    from scipy.stats import kstest, triang
+
+    uniform = (np.arange(5000) + 0.5) / 5000
+    draws = triangular((-1.0, 0.5, 3.0), uniform)
+    assert kstest(draws, triang(0.375, -1, 4).cdf).statistic < 1e-3
 
 
 # Herding

@@ -31,6 +31,7 @@ from likewise.coresets.select import parse_budget, parse_memory, select
 from likewise.coresets.sem_dedup import sem_dedup
 from likewise.coresets.typiclust import typiclust
 from likewise.coresets.ucs import ucs
+from likewise.coresets.zcore import zcore
 from likewise.types import Selection
 
 SELECTORS: dict[str, Callable[..., Selection]] = {
@@ -57,6 +58,7 @@ SELECTORS: dict[str, Callable[..., Selection]] = {
     "top-k": top_k,
     "typiclust": typiclust,
     "ucs": ucs,
+    "zcore": zcore,
 }
 
 __all__ = [
@@ -88,4 +90,5 @@ __all__ = [
     "top_k",
     "typiclust",
     "ucs",
+    "zcore",
 ]
