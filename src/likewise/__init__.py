@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from likewise.coresets import select
     from likewise.embedding import embed, load
-    from likewise.images import ImageSet, open_images, scan
+    from likewise.images import ImageSet, open_images
     from likewise.report import write_report
     from likewise.types import Embeddings, Selection, TrainConfig
     from likewise.verbs.evaluate import evaluate
     from likewise.verbs.match import match
     from likewise.verbs.pretrain import pretrain
+    from likewise.verbs.scan import scan
 
 _HOME = {
     "Embeddings": "types",
@@ -28,7 +29,7 @@ _HOME = {
     "match": "verbs.match",
     "open_images": "images",
     "pretrain": "verbs.pretrain",
-    "scan": "images",
+    "scan": "verbs.scan",
     "select": "coresets",
     "write_report": "report",
 }

@@ -308,14 +308,23 @@ def scan(
     data: Data,
     threads: Annotated[int, typer.Option(help="That read and decode.")] = 2,
     max_bad: Annotated[str, typer.Option(help="Exit 3 when more than this share is unusable.")] = "100%",
+    near: Annotated[bool, typer.Option("--near", help="Also near-duplicates, by perceptual fingerprints.")] = False,
+    near_by: Annotated[
+        Path | None, typer.Option(help="Near-duplicates by these embeddings instead.", metavar="EMB")
+    ] = None,
+    similarity: Annotated[
+        float | None, typer.Option(help="From which on: of fingerprints 0.9, of embeddings 0.95.")
+    ] = None,
+    memory: Annotated[str, typer.Option(help="Work space for --near-by, such as 2GB.")] = "2GB",
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Find broken files, decompression bombs, exact duplicates and odd modes."""
+    """Find broken files, decompression bombs, exact and near duplicates, and odd modes."""
     with answer(as_json, quiet) as reply:
-        from likewise.images import scan as run
+        from likewise.verbs.scan import scan as run
 
-        result = run(data, threads=threads, max_bad=max_bad)
+        near_options: dict[str, Any] = {"near": near, "near_by": near_by, "similarity": similarity, "memory": memory}
+        result = run(data, threads=threads, max_bad=max_bad, **near_options)
         reply(result, lambda: _scan(result))
 
 
@@ -442,6 +451,11 @@ def _scan(result: dict[str, Any]) -> str:
         f"{result['images']:,} usable images, {len(result['bad'])} bad, {len(result['duplicates'])} groups of copies"
     ]
     lines += [f"{bad['path']}: {bad['reason']}" for bad in result["bad"]]
+    if "near" in result:
+        n_near = sum(len(group["paths"]) for group in result["near"])
+        lines.append(f"{n_near:,} images in {len(result['near']):,} groups of near-duplicates")
+        for group in result["near"]:
+            lines.append(f"{group['similarity']:.2f}: {', '.join(group['paths'])}")
     return "\n".join(lines)
 
 

@@ -24,8 +24,7 @@ def near_pairs(
 
     The result takes 24 bytes a pair beyond `memory`. Raises UsageError unless 0 < similarity <= 1.
     """
-    if not 0 < similarity <= 1:
-        raise UsageError(f"similarity={similarity}: must be above 0 and at most 1")
+    _check(similarity)
     rows = unit(x, memory)
     cells = cluster(rows, keys=keys)
     pairs, cosines = [], []
@@ -78,22 +77,73 @@ def _visitors(rows: Rows, cells: Clusters, reach: float) -> list[Int[Tensor, " v
     return [torch.cat(ids)[order] for order in members(host, len(centres))]
 
 
+def near_groups(
+    x: Float[Tensor, "n d"], similarity: float, *, memory: int = MEMORY, keys: Int[Tensor, " n"] | None = None
+) -> list[tuple[Int[np.ndarray, " m"], float]]:
+    """The images that `near_pairs` joins, directly or through others, and the lowest similarity of such a pair.
+
+    Pairs are joined as they are found, so that even a pool of one image many times over fits in `memory`.
+    """
+    _check(similarity)
+    rows = unit(x, memory)
+    cells = cluster(rows, keys=keys)
+    links, lows = [np.empty((0, 2), np.int64)], [np.empty(0)]
+    for one, other, cosine in compared(rows, cells, 1 - similarity):
+        close = cosine >= similarity - 1e-9
+        if one is other:
+            close.fill_diagonal_(False)
+        if not close.any():
+            continue
+        a, b = one[close.nonzero()[:, 0]].cpu().numpy(), other[close.nonzero()[:, 1]].cpu().numpy()
+        names, places = np.unique(np.concatenate([a, b]), return_inverse=True)
+        # One link to the first of its part for each image, whatever the number of pairs
+        lowest = _lowest(places.reshape(2, -1).T, len(names))
+        links.append(np.stack([names[lowest], names], 1))
+        low = np.full(len(names), np.inf)
+        np.minimum.at(low, lowest[places.reshape(2, -1)[0]], cosine[close].cpu().numpy())
+        lows.append(low[lowest])
+    pairs, values = np.concatenate(links), np.concatenate(lows)
+    return with_lowest(pairs, values, len(x))
+
+
+def with_lowest(
+    pairs: Int[np.ndarray, "p 2"], values: Float[np.ndarray, " p"], n: int
+) -> list[tuple[Int[np.ndarray, " m"], float]]:
+    """The groups that pairs make of n images, each with the lowest value of its pairs."""
+    found = groups(pairs, n)
+    number = np.full(n, -1)
+    for i, group in enumerate(found):
+        number[group] = i
+    low = np.full(len(found), np.inf)
+    np.minimum.at(low, number[pairs[:, 0]], values)
+    return list(zip(found, low.tolist(), strict=True))
+
+
 def groups(pairs: Int[np.ndarray, "p 2"], n: int) -> list[Int[np.ndarray, " m"]]:
     """Images joined by pairs, directly or through others: the ids of each group, in increasing order.
 
     >>> [group.tolist() for group in groups(np.array([[0, 3], [3, 4], [1, 5]]), 6)]
     [[0, 3, 4], [1, 5]]
     """
-    lowest = np.arange(n)
-    while True:
-        joined = np.minimum(lowest[pairs[:, 0]], lowest[pairs[:, 1]])
-        before = lowest.copy()
-        np.minimum.at(lowest, pairs[:, 0], joined)
-        np.minimum.at(lowest, pairs[:, 1], joined)
-        lowest = lowest[lowest]
-        if np.array_equal(lowest, before):
-            break
+    lowest = _lowest(pairs, n)
     ids = np.unique(pairs)
     ids = ids[np.argsort(lowest[ids], kind="stable")]
     starts = np.flatnonzero(np.diff(lowest[ids], prepend=-1))
     return np.split(ids, starts[1:]) if len(ids) else []
+
+
+def _lowest(pairs: Int[np.ndarray, "p 2"], n: int) -> Int[np.ndarray, " n"]:
+    """The lowest id that each image is joined to, itself where it is joined to none."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    graph = coo_array((np.ones(len(pairs), np.bool_), (pairs[:, 0], pairs[:, 1])), shape=(n, n))
+    part = connected_components(graph, directed=False)[1]
+    first = np.full(n, n)
+    np.minimum.at(first, part, np.arange(n))
+    return first[part]
+
+
+def _check(similarity: float) -> None:
+    if not 0 < similarity <= 1:
+        raise UsageError(f"similarity={similarity}: must be above 0 and at most 1")

@@ -59,6 +59,11 @@ def scan(
     reading = read_all(listing, threads=threads, max_pixels=max_pixels)
     if limit is not None:
         check_bad(listing.paths, reading, limit)
+    return summary(listing, reading)
+
+
+def summary(listing: Files | Items, reading: Reading) -> dict[str, Any]:
+    """What one pass over a listing found, as `scan` returns it."""
     paths = [listing.paths[i] for i in reading.positions]
     return {
         "images": len(paths),

@@ -1,0 +1,76 @@
+"""The verb `scan`: what is there, what is broken, and what is there twice, exactly or nearly."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from likewise.coresets.codes import near_codes
+from likewise.coresets.near import near_groups, with_lowest
+from likewise.coresets.select import parse_memory
+from likewise.errors import UsageError
+from likewise.images.fingerprint import fingerprint
+from likewise.images.scan import check_bad, locate, read_all, share, summary
+from likewise.types import Embeddings
+
+PIXELS, FEATURES = 0.9, 0.95  # the similarity from which images are near-duplicates, unless told
+BITS, FARTHEST = 64, 15  # of a fingerprint, and how many may differ at most
+
+
+def scan(
+    data: Any,
+    *,
+    near: bool = False,
+    near_by: Path | str | None = None,
+    similarity: float | None = None,
+    memory: int | str = "2GB",
+    threads: int = 2,
+    max_bad: float | str = 1.0,
+) -> dict[str, Any]:
+    """Read every image of `data` and say what is there; what `likewise.images.scan` returns, and near-duplicates.
+
+    `near`: compare perceptual fingerprints, of which a share `similarity` (default 0.9) of 64 bits must agree.
+    `near_by`: compare the embeddings in that folder, whose cosine must be at least `similarity` (default 0.95).
+    Both are exact: no pair is missed. `memory` is the work space for it, in bytes or as "2GB".
+
+    Adds "near": groups, the largest first, of {"paths", "similarity": the lowest of a pair that joined them}. Images
+    may be joined through others, so that two of a group can be less alike than that.
+    """
+    listing = locate(data)
+    codes: list[int] = []
+    by_pixels = near and near_by is None
+    distance = _bits(similarity) if by_pixels else 0
+    reading = read_all(
+        listing, threads=threads, keep=(lambda pixels: codes.append(fingerprint(pixels))) if by_pixels else _pass
+    )
+    check_bad(listing.paths, reading, share(max_bad))
+    result = summary(listing, reading)
+    if near_by is not None:
+        table = Embeddings.load(Path(near_by))
+        x = torch.from_numpy(np.array(table.x))
+        found = near_groups(x, FEATURES if similarity is None else similarity, memory=parse_memory(memory))
+        result["near"] = _named(found, table.paths)
+    elif near:
+        pairs, bits = near_codes(np.array(codes, dtype=np.uint64), distance)
+        found = with_lowest(pairs, 1 - bits / BITS, len(codes))
+        result["near"] = _named(found, [listing.paths[i] for i in reading.positions])
+    return result
+
+
+def _bits(similarity: float | None) -> int:
+    """How many bits may differ."""
+    similarity = PIXELS if similarity is None else similarity
+    if not 1 - FARTHEST / BITS <= similarity <= 1:
+        raise UsageError(f"similarity={similarity}: of fingerprints, must be from {1 - FARTHEST / BITS:.2f} to 1")
+    return int((1 - similarity) * BITS + 1e-9)
+
+
+def _named(groups: list[tuple[np.ndarray, float]], paths: Sequence[str]) -> list[dict[str, Any]]:
+    by_size = sorted(groups, key=lambda group: (-len(group[0]), group[0][0]))
+    return [{"paths": [paths[i] for i in ids], "similarity": round(low, 4)} for ids, low in by_size]
+
+
+def _pass(pixels: np.ndarray) -> None:
+    """Pixels are of no use here."""

@@ -1,0 +1,137 @@
+"""Near-duplicates by fingerprints and by features: groups against brute force, and scan on planted copies."""
+
+import io
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageEnhance
+from typer.testing import CliRunner
+
+import likewise
+from likewise.cli import app
+from likewise.coresets.codes import near_codes
+from likewise.coresets.near import groups, near_groups, near_pairs
+from likewise.errors import UsageError
+from likewise.images.fingerprint import fingerprint
+from likewise.types import Embeddings
+
+
+def words(n=400, seed=0):
+    """Random 64-bit codes, and some of them again with a few bits flipped."""
+    rng = np.random.default_rng(seed)
+    codes = rng.integers(0, 2**64, n, dtype=np.uint64)
+    for flips in (1, 3, 6, 9, 14):
+        some = codes[rng.integers(0, n, 30)].copy()
+        for _ in range(flips):
+            some ^= np.uint64(1) << rng.integers(0, 64, len(some)).astype(np.uint64)
+        codes = np.concatenate([codes, some])
+    return codes
+
+
+@pytest.mark.parametrize("distance", [0, 1, 4, 6, 9, 15])
+def test_near_codes_are_those_of_all_pairs(distance):
+    codes = words()
+    bits = np.unpackbits(codes.view(np.uint8).reshape(-1, 8), axis=1).astype(int)
+    differing = (bits[:, None] != bits[None]).sum(2)
+    expected = np.argwhere(np.triu(differing <= distance, 1))
+    pairs, found = near_codes(codes, distance)
+    first = {int(code): i for i, code in reversed(list(enumerate(codes)))}
+    head = np.array([first[int(code)] for code in codes])  # copies are compared through the first of them
+    alone = expected[(head[expected] == expected).all(1) | (head[expected[:, 1]] == expected[:, 0])]
+    assert pairs.tolist() == alone.tolist()
+    assert found.tolist() == differing[pairs[:, 0], pairs[:, 1]].tolist()
+    assert [g.tolist() for g in groups(pairs, len(codes))] == [g.tolist() for g in groups(expected, len(codes))]
+
+
+def test_many_copies_make_few_pairs():
+    codes = np.repeat(words(50)[:60], 200)
+    pairs, _ = near_codes(codes, 0)
+    assert len(pairs) == 60 * 199
+    with pytest.raises(UsageError, match="distance=16: must be from 0 to 15"):
+        near_codes(codes, 16)
+
+
+@pytest.mark.parametrize("similarity", [0.6, 0.9, 1.0])
+@pytest.mark.parametrize("memory", [1 << 30, 20_000])
+def test_groups_of_features_are_those_of_their_pairs(similarity, memory):
+    x = torch.randn(200, 8, generator=torch.Generator().manual_seed(0))
+    x = torch.cat([x, x[:50] + 0.2 * torch.randn(50, 8, generator=torch.Generator().manual_seed(1)), x[:9], x[:9]])
+    pairs, cosine = near_pairs(x, similarity)
+    found = near_groups(x, similarity, memory=memory)
+    assert [ids.tolist() for ids, _ in found] == [ids.tolist() for ids in groups(pairs, len(x))]
+    for ids, low in found:
+        assert low == pytest.approx(cosine[np.isin(pairs[:, 0], ids)].min())
+    assert len(found) > 3 or similarity < 0.9
+
+
+def picture(seed, size=96):
+    """A smooth random picture."""
+    rng = np.random.default_rng(seed)
+    return Image.fromarray(rng.integers(0, 256, (9, 9, 3), dtype=np.uint8)).resize(
+        (size, size), Image.Resampling.BICUBIC
+    )
+
+
+def test_a_fingerprint_survives_what_does_not_change_the_picture():
+    def bits(image):
+        return fingerprint(np.asarray(image.convert("RGB")).transpose(2, 0, 1))
+
+    def differ(one, other):
+        return bin(bits(one) ^ bits(other)).count("1")
+
+    for seed in range(5):
+        image, packed = picture(seed), io.BytesIO()
+        image.save(packed, "JPEG", quality=40)
+        assert differ(image, Image.open(packed)) <= 4
+        assert differ(image, image.resize((48, 48))) <= 4
+        assert differ(image, image.convert("L")) <= 4
+        assert differ(image, ImageEnhance.Brightness(image).enhance(0.8)) <= 6
+        assert differ(image, picture(seed + 10)) > 12
+
+
+@pytest.fixture
+def folder(tmp_path):
+    root = tmp_path / "pictures"
+    root.mkdir()
+    for seed in range(12):
+        picture(seed).save(root / f"{seed:02d}.png")
+    for seed in (3, 7):
+        picture(seed).save(root / f"{seed:02d}-again.jpg", quality=60)
+    picture(3).resize((60, 60)).save(root / "03-small.png")
+    (root / "broken.png").write_bytes(b"no picture")
+    return root
+
+
+def test_scan_finds_near_duplicates(folder):
+    answer = CliRunner().invoke(app, ["scan", str(folder), "--near", "--json", "--quiet"])
+    assert answer.exit_code == 0, answer.output
+    result = json.loads(answer.stdout)
+    assert [group["paths"] for group in result["near"]] == [
+        ["03-again.jpg", "03-small.png", "03.png"],
+        ["07-again.jpg", "07.png"],
+    ]
+    assert all(0.9 <= group["similarity"] <= 1 for group in result["near"])
+    assert result["duplicates"] == []
+    assert len(result["bad"]) == 1
+    text = CliRunner().invoke(app, ["scan", str(folder), "--near", "--quiet"]).stdout
+    assert "5 images in 2 groups of near-duplicates" in text
+    assert "near" not in likewise.scan(folder)
+
+
+def test_scan_compares_embeddings(folder, tmp_path):
+    paths = [f"{i}.png" for i in range(6)]
+    x = np.eye(6, 5, dtype=np.float32) + 0.01
+    x[5] = x[2] + 0.02
+    emb = tmp_path / "emb"
+    emb.mkdir()
+    Embeddings(x, np.arange(6), paths).save(emb)
+    result = likewise.scan(folder, near_by=emb)
+    assert [group["paths"] for group in result["near"]] == [["2.png", "5.png"]]
+    assert likewise.scan(folder, near_by=emb, similarity=0.9999)["near"] == []
+
+
+def test_scan_refuses_what_cannot_be_a_similarity(folder):
+    with pytest.raises(UsageError, match=r"similarity=0.5: of fingerprints, must be from 0.77 to 1"):
+        likewise.scan(folder, near=True, similarity=0.5)
