@@ -5,6 +5,7 @@ from typing import Any
 
 from likewise.encoders.convnet import ConvNet, convnet
 from likewise.encoders.drlim import MNISTNet, NORBNet, drlim_mnist, drlim_norb
+from likewise.encoders.exemplar import ExemplarNet, exemplar_large, exemplar_matching, exemplar_medium, exemplar_small
 from likewise.encoders.external import External, external
 from likewise.encoders.normalise import Normalise, normaliser
 from likewise.encoders.pixels import Pixels
@@ -16,6 +17,10 @@ ENCODERS: dict[str, Callable[..., Encoder]] = {
     "convnet": convnet,
     "drlim-mnist": drlim_mnist,
     "drlim-norb": drlim_norb,
+    "exemplar-large": exemplar_large,
+    "exemplar-matching": exemplar_matching,
+    "exemplar-medium": exemplar_medium,
+    "exemplar-small": exemplar_small,
     "pixels": Pixels,
     "resnet18": resnet18,
     "resnet34": resnet34,
@@ -37,6 +42,7 @@ def build(name: str, data: DataInfo, **arguments: Any) -> Encoder:
 __all__ = [
     "ENCODERS",
     "ConvNet",
+    "ExemplarNet",
     "External",
     "MNISTNet",
     "NORBNet",

@@ -12,6 +12,7 @@ from likewise.methods.deepcluster import DeepCluster
 from likewise.methods.dino import DINO
 from likewise.methods.dinov2 import DINOv2
 from likewise.methods.drlim import DrLIM
+from likewise.methods.exemplar import Exemplar
 from likewise.methods.ibot import IBOT
 from likewise.methods.ijepa import IJEPA
 from likewise.methods.lejepa import LeJEPA
@@ -39,6 +40,7 @@ METHODS: dict[str, type[Method]] = {
     "dino": DINO,
     "dinov2": DINOv2,
     "drlim": DrLIM,
+    "exemplar": Exemplar,
     "ibot": IBOT,
     "ijepa": IJEPA,
     "lejepa": LeJEPA,

@@ -92,13 +92,39 @@ def affine(
     return (View(size, geometry, colour, fill),) * 2
 
 
-def exemplar(size: int, *, versions: int = 0) -> Views:
-    """The transformations of Exemplar-CNN (Dosovitskiy et al., 2014) with the paper's ranges. One view.
+def exemplar(
+    size: int,
+    *,
+    n_views: int = 2,
+    versions: int = 0,
+    context: float = 2.25,
+    translation: float = 0.2,
+    zoom_range: tuple[float, float] = (0.7, 1.4),
+    turn: float = 20.0,
+    contrast: tuple[float, float] = (0.5, 2.0),
+    power: tuple[float, float] = (0.25, 4.0),
+    hue: float = 0.1,
+    soften: float = 0.0,
+) -> Views:
+    """The transformations of Exemplar-CNN (Dosovitskiy et al., 2014) with the paper's ranges. `n_views` views alike.
 
-    `versions` is the paper's K: how many samples a surrogate class has in all; 0 draws afresh every epoch.
+    The seed patch is the middle 1 / `context` of an image's side; what lies around it is what shifts, turns and zooms
+    bring in (2.25 holds all that these ranges reach). `versions` is the paper's K, how many samples a surrogate class
+    has in all; 0 draws afresh every epoch. `translation` is a share of the patch's side, `turn` is in degrees,
+    `contrast` multiplies principal components of the colours, `power` is that of saturation and value (1, 1 leaves out
+    their factor and offset too), `soften` the largest deviation of a Gaussian blur in pixels at 32 pixels a side.
     """
-    geometry = (Translate(0.2), Scale((0.7, 1.4)), Rotate(20.0))
-    return (View(size, geometry, (PCAContrast(), HSV()), versions=versions),)
+    geometry: tuple[Geometry, ...] = (Scale((1 / context, 1 / context)),) if context != 1 else ()
+    geometry += (Translate(translation),) if translation else ()
+    geometry += (Scale(zoom_range),) if zoom_range != (1, 1) else ()
+    geometry += (Rotate(turn),) if turn else ()
+    colour: tuple[Colour, ...] = (Blur(1.0, (0.01, soften * size / 32), 0.35),) if soften else ()
+    colour += (PCAContrast(contrast),) if contrast != (1, 1) else ()
+    if power != (1, 1):
+        colour += (HSV(power, hue=hue),)
+    elif hue:
+        colour += (HSV((1.0, 1.0), (1.0, 1.0), (0.0, 0.0), hue),)
+    return (View(size, geometry, colour, versions=versions),) * n_views
 
 
 RECIPES: dict[str, Callable[..., Views]] = {

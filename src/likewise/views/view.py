@@ -1,6 +1,6 @@
 """A view: what is done to an image before an encoder sees it. Its repr is the recipe."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float, Int
@@ -45,7 +45,7 @@ class View:
 
     def __call__(self, source: Source, draws: Draws) -> Images:
         if self.versions:
-            draws = draws.fixed(self.versions)
+            draws = replace(draws.fixed(self.versions), scope="")  # views alike share an image's fates
         maps = torch.eye(3, device=source.pixels.device).expand(len(source.pixels), 3, 3)
         for i, operation in enumerate(self.geometry):
             maps = maps @ operation(source.sizes, draws.child(f"geometry{i}"))
