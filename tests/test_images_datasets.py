@@ -5,6 +5,7 @@ import hashlib
 import io
 import tarfile
 import threading
+import zipfile
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -12,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from likewise.errors import DataError, UsageError
 from likewise.images import DATASETS, datasets, open_images
@@ -67,6 +69,26 @@ def idx(array: np.ndarray) -> bytes:
     return gzip.compress(head + array.tobytes())
 
 
+def add(archive: tarfile.TarFile, name: str, data: bytes) -> None:
+    info = tarfile.TarInfo(name)
+    info.size = len(data)
+    archive.addfile(info, io.BytesIO(data))
+
+
+def packed(files: dict[str, bytes]) -> bytes:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w:gz") as archive:
+        for name, data in files.items():
+            add(archive, name, data)
+    return out.getvalue()
+
+
+def jpeg(i: int) -> bytes:
+    out = io.BytesIO()
+    Image.new("RGB", (20 + i, 16), (40 * i, 90, 10)).save(out, "JPEG")
+    return out.getvalue()
+
+
 @pytest.fixture
 def official(monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
     """Small files in the official formats, under the official names, and tables that know them."""
@@ -82,12 +104,42 @@ def official(monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
             rows = rng.integers(0, 256, (3, 3073), dtype=np.uint8)
             rows[:, 0] = 7, 8, 9
             batches[name] = rows.tobytes()
-            info = tarfile.TarInfo(f"cifar-10-batches-bin/{name}")
-            info.size = rows.nbytes
-            archive.addfile(info, io.BytesIO(batches[name]))
+            add(archive, f"cifar-10-batches-bin/{name}", batches[name])
     files["cifar-10-binary.tar.gz"] = out.getvalue()
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w:gz") as archive:
+        for part, n in (("train", 20), ("test", 4), ("unlabeled", 6)):
+            for letter, kept in (("X", (n, 3, 96, 96)), ("y", (n,))):
+                if part != "unlabeled" or letter == "X":
+                    name = f"{part}_{letter}.bin"
+                    batches[name] = rng.integers(1, 11, kept, dtype=np.uint8).tobytes()
+                    add(archive, f"stl10_binary/{name}", batches[name])
+        folds = "\n".join(" ".join(str((10 * i + k) % 20) for k in range(4)) for i in range(10))
+        batches["fold_indices.txt"] = folds.encode()
+        add(archive, "stl10_binary/fold_indices.txt", batches["fold_indices.txt"])
+    files["stl10_binary.tar.gz"] = out.getvalue()
+    caltech = {
+        f"101_ObjectCategories/{c}/image_000{i}.jpg": jpeg(i) for c in ("ant", "BACKGROUND_Google") for i in (1, 2)
+    }
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as archive:
+        archive.writestr("caltech-101/101_ObjectCategories.tar.gz", packed(caltech))
+    files["caltech-101.zip"] = out.getvalue()
+    files["101_ObjectCategories.tar.gz"] = packed(caltech)
+    numbers = ("n01440764", "n03888257")
+    nette = {
+        f"imagenette2/{part}/{w}/{w}_{i}.JPEG": jpeg(i) for part in ("train", "val") for w in numbers for i in (3, 4)
+    }
+    files["imagenette2.tgz"] = packed(nette)
+    for subset, test in (("imagenette96", "val"), ("caltech101-s96", "test")):
+        out = io.BytesIO()
+        with zipfile.ZipFile(out, "w") as archive:
+            for part, n in (("train", 3), (test, 2)):
+                for i in range(n):
+                    archive.writestr(f"{part}/{'ab'[i % 2]}/{i}.jpg", jpeg(i))
+        batches[f"{subset}.zip"] = out.getvalue()
     sums = {name: hashlib.md5(data).hexdigest() for name, data in files.items()}
-    sums |= {name: hashlib.sha256(data).hexdigest() for name, data in batches.items()}
+    sums |= {name: hashlib.sha256(data).hexdigest() for name, data in batches.items() if name != "fold_indices.txt"}
     monkeypatch.setattr(datasets, "CHECKSUMS", dict.fromkeys(datasets.CHECKSUMS, sums))
     monkeypatch.delenv("LIKEWISE_DATA", raising=False)
     return files | batches
@@ -143,6 +195,88 @@ def test_pixels_of_the_official_formats(server: dict[str, bytes]) -> None:
     assert np.array_equal(pixels.numpy(), batch[2, 1:].reshape(3, 32, 32))
 
 
+def test_stl10_is_read_column_by_column_with_its_folds(server: dict[str, bytes], tmp_path: Path) -> None:
+    train, test, rest = (open_images(f"stl10:{split}") for split in ("train", "test", "unlabeled"))
+    assert (len(train), len(test), len(rest)) == (20, 4, 6)
+    stored = np.frombuffer(server["train_X.bin"], np.uint8).reshape(20, 3, 96, 96)
+    for i in (0, 7):
+        pixels = train.source([i]).pixels[0].numpy()
+        for c, y, x in ((0, 3, 90), (2, 95, 0), (1, 10, 20)):
+            assert pixels[c, y, x] == stored[i, c, x, y]
+    assert train.labels.tolist() == (np.frombuffer(server["train_y.bin"], np.uint8) - 1).tolist()
+    assert train.classes[0] == "airplane"
+    assert set(rest.labels.tolist()) == {-1}
+    folds = datasets.stl10_folds()
+    assert [fold.tolist() for fold in folds[:2]] == [[0, 1, 2, 3], [10, 11, 12, 13]]
+    with pytest.raises(UsageError, match="expected stl10, stl10:train, stl10:test, stl10:unlabeled"):
+        open_images("stl10:all")
+
+
+def test_stl10_may_lie_unpacked(official: dict[str, bytes], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(datasets, "SERVERS", dict.fromkeys(DATASETS, ()))
+    monkeypatch.setenv("LIKEWISE_DATA", str(tmp_path))
+    folder = tmp_path / "stl10" / "stl10_binary"
+    folder.mkdir(parents=True)
+    for name in ("train_X.bin", "train_y.bin", "fold_indices.txt"):
+        (folder / name).write_bytes(official[name])
+    assert len(open_images("stl10")) == 20
+    assert len(datasets.stl10_folds()) == 10
+    (folder / "fold_indices.txt").write_text("1 2 3")
+    with pytest.raises(DataError, match=r"stl10: fold_indices\.txt is not ten lines of ids"):
+        datasets.stl10_folds()
+    (folder / "train_y.bin").write_bytes(b"x")
+    with pytest.raises(DataError, match=r"train_y\.bin: sha256 .* official"):
+        open_images("stl10")
+
+
+def test_caltech_and_imagenette_are_read_from_their_official_archives(server: dict[str, bytes], tmp_path: Path) -> None:
+    caltech = open_images("caltech101")
+    assert caltech.paths == ["ant/image_0001.jpg", "ant/image_0002.jpg"]
+    assert (caltech.classes, caltech.labels.tolist()) == (["ant"], [0, 0])
+    with pytest.raises(UsageError, match="data=caltech101:test: expected caltech101, which has no splits"):
+        open_images("caltech101:test")
+    nette = open_images("imagenette:test")
+    assert nette.paths == [f"{w}/{w}_{i}.JPEG" for w in ("n01440764", "n03888257") for i in (3, 4)]
+    assert [nette.classes[label] for label in nette.labels] == ["tench"] * 2 + ["parachute"] * 2
+    assert nette.source([0]).pixels.shape == (1, 3, 16, 23)
+    server.clear()  # what was decompressed stays in the cache
+    assert len(open_images("imagenette:train")) == 4
+    assert len(open_images("caltech101")) == 2
+
+
+def test_caltech_may_lie_as_the_older_archive(
+    official: dict[str, bytes], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(datasets, "SERVERS", dict.fromkeys(DATASETS, ()))
+    monkeypatch.setenv("LIKEWISE_DATA", str(tmp_path / "data"))
+    monkeypatch.setenv("LIKEWISE_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "data" / "caltech101").mkdir(parents=True)
+    inner = tmp_path / "data" / "caltech101" / "101_ObjectCategories.tar.gz"
+    inner.write_bytes(b"x")
+    with pytest.raises(DataError, match=r"101_ObjectCategories\.tar\.gz: md5 .* official"):
+        open_images("caltech101")
+    inner.write_bytes(official["101_ObjectCategories.tar.gz"])
+    assert len(open_images("caltech101")) == 2
+
+
+def test_subsets_carry_their_own_names_and_have_no_home(
+    official: dict[str, bytes], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("LIKEWISE_DATA", str(tmp_path))
+    with pytest.raises(DataError, match=r"imagenette96: .* it has no home .* into \$LIKEWISE_DATA/imagenette96$"):
+        open_images("imagenette96")
+    for name, folder in (("imagenette96", "imagenette96"), ("caltech101-s96", "caltech101")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / f"{name}.zip").write_bytes(official[f"{name}.zip"])
+        train, test = open_images(f"{name}:train"), open_images(f"{name}:test")
+        assert (train.name, len(train), len(test)) == (f"{name}:train", 3, 2)
+        assert train.paths == ["a/0.jpg", "a/2.jpg", "b/1.jpg"]
+        assert (train.labels.tolist(), train.classes) == ([0, 0, 1], ["a", "b"])
+        (tmp_path / folder / f"{name}.zip").write_bytes(b"x")
+        with pytest.raises(DataError, match=rf"{name}\.zip: sha256 .* official"):
+            open_images(name)
+
+
 def test_a_download_that_is_not_the_official_file_is_refused(server: dict[str, bytes], tmp_path: Path) -> None:
     server["train-images-idx3-ubyte.gz"] = b"something else"
     with pytest.raises(DataError, match=r"404.*md5 [0-9a-f]{32}, expected [0-9a-f]{32}"):
@@ -194,7 +328,8 @@ def test_local_files_go_first_and_must_be_official(
 def test_what_is_listed_is_known() -> None:
     for name, about in DATASETS.items():
         assert set(about) == {"images", "size", "what", "home"}
-        assert name.startswith("digits") or (datasets.CHECKSUMS[name] and datasets.SERVERS[name])
+        assert name.startswith("digits") or datasets.CHECKSUMS[name]
+        assert name.startswith("digits") or datasets.SERVERS[name] or about["home"] == "none: a subset"
 
 
 @pytest.mark.data
@@ -207,6 +342,8 @@ def test_what_is_listed_is_known() -> None:
         ("fashion-mnist:test", 10_000, (1, 28, 28)),
         ("cifar10:train", 50_000, (3, 32, 32)),
         ("cifar10:test", 10_000, (3, 32, 32)),
+        ("imagenette96:train", 4_000, (3, 96, 96)),
+        ("imagenette96:test", 1_500, (3, 96, 96)),
     ],
 )
 def test_the_real_sets(data: Path, name: str, n: int, shape: tuple[int, ...]) -> None:

@@ -62,6 +62,9 @@ def pretrain(
     set_: Annotated[list[str] | None, typer.Option("--set", help="key=value, any setting; may be repeated.")] = None,
     labels: Labels = None,
     subset: Annotated[Path | None, typer.Option(help="Train on the images of a selection only.")] = None,
+    patches: Annotated[
+        int | None, typer.Option(help="Train on so many patches of the images (exemplar: 8000); 0: on the images.")
+    ] = None,
     threads: Annotated[int | None, typer.Option(help="That read images ahead of the step.")] = None,
     precision: Annotated[str | None, typer.Option(help="auto, fp32 or bf16.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or mps.")] = None,
@@ -99,6 +102,7 @@ def pretrain(
             out=out,
             labels=labels,
             subset=subset,
+            patches=patches,
             recipe_file=recipe,
             init_from=init_from,
             max_bad=max_bad,

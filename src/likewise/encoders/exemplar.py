@@ -84,4 +84,6 @@ def exemplar_matching(data: DataInfo, *, norm: bool = False) -> ExemplarNet:
 
 def _layer(before: int, after: int, kernel: int, stride: int, norm: bool) -> nn.Sequential:
     convolution = nn.Conv2d(before, after, kernel, stride, bias=not norm)
-    return nn.Sequential(convolution, nn.BatchNorm2d(after), nn.ReLU()) if norm else nn.Sequential(convolution, nn.ReLU())
+    return (
+        nn.Sequential(convolution, nn.BatchNorm2d(after), nn.ReLU()) if norm else nn.Sequential(convolution, nn.ReLU())
+    )

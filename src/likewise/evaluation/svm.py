@@ -1,4 +1,4 @@
-"""Linear support vector machines on the pooled maps of all layers: how Exemplar-CNN was judged (Dosovitskiy et al., 2014).
+"""Linear support vector machines on the pooled maps of all layers, as in Exemplar-CNN (Dosovitskiy et al., 2014).
 
 Protocol svm-v1: every layer of the encoder runs over the whole image, resized to about `side` x `side` pixels with its
 aspect kept (bilinear, antialiased); the maximum of each map in each cell of the grids of `pyramid` ((2,): four
@@ -104,7 +104,9 @@ def balanced(
         raise UsageError("labels: the train images have none, and this protocol needs them (--labels folders|FILE.csv)")
     counts = np.bincount(images.labels[images.labels >= 0])
     if not fewer and counts[counts > 0].min(initial=per_class) < per_class:
-        raise UsageError(f"per_class={per_class}: the smallest class of {images.name} has {counts[counts > 0].min()} images")
+        raise UsageError(
+            f"per_class={per_class}: the smallest class of {images.name} has {counts[counts > 0].min()} images"
+        )
     found = []
     for draw in range(n_draws):
         mine = Draws(draws.seed, draw, 0, torch.from_numpy(images.keys)).child("svm")
@@ -138,11 +140,17 @@ def judge(
     for images in (train.subset(needed), test):
         x = pooled(encoder, images, side, pyramid, device=device, precision=precision)
         pair.append(Embeddings(x, images.keys, images.paths, images.labels, images.classes))
-    return over_folds(*pair, [np.searchsorted(needed, fold) for fold in folds], seed=draws.seed, by_class=by_class)
+    rows = [np.searchsorted(needed, fold) for fold in folds]
+    return over_folds(pair[0], pair[1], rows, seed=draws.seed, by_class=by_class)
 
 
 def over_folds(
-    train: Embeddings, test: Embeddings, folds: Sequence[Int[np.ndarray, " m"]], *, seed: int = 0, by_class: bool = False
+    train: Embeddings,
+    test: Embeddings,
+    folds: Sequence[Int[np.ndarray, " m"]],
+    *,
+    seed: int = 0,
+    by_class: bool = False,
 ) -> dict[str, Any]:
     """The same on features: an SVM on each fold's rows of `train`, its figures on `test`."""
     accuracies, c = [], None
@@ -180,7 +188,7 @@ def choose_c(data: Labelled, seed: int) -> float:
 def fit_svm(
     x: Float[Tensor, "n d"], y: Int[Tensor, " n"], n_classes: int, c: float, start: Float[Tensor, "e k"] | None = None
 ) -> Float[Tensor, "e k"]:
-    """The weights of one SVM per class, the last row their biases: |w|^2 / 2 + c sum of max(0, 1 - y f(x))^2 is least."""
+    """The weights of an SVM per class, the last row their biases: |w|^2 / 2 + c sum of max(0, 1 - y f(x))^2 is least."""
     signs = F.one_hot(y, n_classes).to(x.dtype) * 2 - 1
     weights = torch.zeros(x.shape[1] + 1, n_classes) if start is None else start.clone()
     weights.requires_grad_()
@@ -246,7 +254,7 @@ def pooled(
 def _maxima(encoder: Encoder, images: Images, pyramid: Sequence[int]) -> Float[Tensor, "b d"]:
     if not hasattr(encoder, "dense"):
         return encoder(images)
-    maps = encoder.dense(images)
+    maps: list[Tensor] = encoder.dense(images)  # type: ignore[operator]
     return torch.cat([F.adaptive_max_pool2d(m, grid).flatten(1) for m in maps for grid in pyramid], 1)
 
 

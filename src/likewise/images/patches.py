@@ -61,7 +61,9 @@ def patches(images: ImageSet, n: int, seed: int = 0, *, size: int = 32, scales: 
             progress.update(len(crops))
     crops.sort(key=lambda crop: crop[:2])  # every image's first patch, then every image's second
     made = open_images(
-        np.stack([crop for _, _, _, crop in crops]), name=f"{images.name}, {n} patches of {size}", channels=images.channels
+        np.stack([crop for _, _, _, crop in crops]),
+        name=f"{images.name}, {n} patches of {size}",
+        channels=images.channels,
     )
     return replace(made, paths=[path for _, _, path, _ in crops])
 

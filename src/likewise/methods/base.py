@@ -25,7 +25,7 @@ class Method(nn.Module):
     default_views: ClassVar[str] = "strong"  # a name in `likewise.views.RECIPES`
     multi_crop: ClassVar[bool] = False  # takes any number of views, small ones last; else as many as its default views
     least_views: ClassVar[int] = 2  # where any number is taken, unless the default is one
-    patches: ClassVar[int] = 0  # how many patches of the images `pretrain` draws for it, unless asked; 0: it sees the images
+    patches: ClassVar[int] = 0  # that `pretrain` draws from the images, unless asked; 0: it sees the images
 
     encoder: Encoder
     views: Sequence[View]

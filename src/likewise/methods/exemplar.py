@@ -67,7 +67,7 @@ class Exemplar(Method):
         super().__init__()
         if not 0 <= dropout < 1:
             raise UsageError(f"dropout={dropout}: expected a number from 0 to below 1")
-        if first_classes is not None and not 2 <= first_classes:
+        if first_classes is not None and first_classes < 2:
             raise UsageError(f"first_classes={first_classes}: expected at least 2")
         if grow_epochs < 1:
             raise UsageError(f"grow_epochs={grow_epochs}: expected at least 1")
@@ -103,16 +103,15 @@ class Exemplar(Method):
         shown = {"logistic": logistic.mean(), "invariance": invariance.mean(), "error": error}
         return Step({"cross-entropy": loss.mean()}, shown, loss.detach())
 
-    @torch.no_grad()
     def centred(self, images: Images) -> Images:
         """What is usual at each position, beyond the mean of its channel, taken off; training averages it."""
         if not self.pixel_mean or images.shape[1:] != self.position_mean.shape:
             return images
         if self.training:
-            mean = gather(images.mean(0, keepdim=True)).mean(0)
+            mean = gather(images.detach().mean(0, keepdim=True)).mean(0)
             self.n_averaged += 1
             self.position_mean += (mean - mean.mean((1, 2), keepdim=True) - self.position_mean) / self.n_averaged
-        return images - self.position_mean
+        return images - self.position_mean.clone()  # a later view of the step moves it
 
     def n_active(self, epoch: int) -> int:
         """How many classes take part in an epoch."""
@@ -140,9 +139,7 @@ class Exemplar(Method):
         return first.argsort(stable=True).argsort(stable=True)
 
 
-def merge(
-    features: Float[np.ndarray, "n d"], n_classes: int, *, drop: float = 0.1, seed: int = 0
-) -> Int[Tensor, " n"]:
+def merge(features: Float[np.ndarray, "n d"], n_classes: int, *, drop: float = 0.1, seed: int = 0) -> Int[Tensor, " n"]:
     """Surrogate classes from what a trained encoder makes of seeds: those it cannot tell apart become one class.
 
     k-means on features of length one (the paper clusters too); the seeds of the loosest clusters, up to a share `drop`

@@ -25,6 +25,7 @@ from likewise.evaluation.health import health
 from likewise.evaluation.verdict import describe
 from likewise.files import new_folder, read_json, write_json, write_text
 from likewise.images import ImageSet, open_images
+from likewise.images import patches as draw_patches
 from likewise.methods import Method, find
 from likewise.progress import say
 from likewise.training.fit import fit, make_batch, settle, trial_rate
@@ -53,6 +54,7 @@ RUN_FILES = (
 HARDWARE = ("threads", "save_every")  # settings that may change when a run is resumed: they change no bit
 N_HEALTH = 5_000
 DEFAULT_SIDE = 96  # pixels at most, unless asked
+PATCH_SIDE = 32  # pixels of a patch, unless asked
 
 
 def pretrain(
@@ -61,6 +63,7 @@ def pretrain(
     out: Path | str,
     labels: Any = None,
     subset: Path | str | None = None,
+    patches: int | None = None,
     recipe_file: Path | str | None = None,
     init_from: Path | str | None = None,
     max_bad: float | str = 0.01,
@@ -74,13 +77,18 @@ def pretrain(
     `data` is an ImageSet or anything `open_images` takes. Settings override those of `recipe_file`; together they are
     the keywords of TrainConfig, of the method, of the encoder and of the recipe of views, and `method`, `encoder`
     (a name, "package.module:Class" or a module), `views` (a name) and `size` (pixels).
+
+    With `patches`, training is on so many patches of `size` (32) pixels drawn from the images by the run's seed (see
+    `likewise.images.patches`), and not on the images, which are then opened at three times that side; 0: on the images.
+    By default so many as the method says: exemplar, whose classes they are, draws 8,000, the others none.
     """
     given = {key: value for key, value in settings.items() if value is not None}
     settings = {**(read_recipe(recipe_file) if recipe_file else {}), **given}
     out = Path(out)
     if resume and (out / "resolved.toml").is_file():
-        return _resume(data, out, settings, labels=labels, subset=subset, max_bad=max_bad)
-    images = _open(data, labels, subset, max_bad, settings)
+        return _resume(data, out, settings, labels=labels, subset=subset, patches=patches, max_bad=max_bad)
+    n_patches = _n_patches(patches, settings)
+    images = _open(data, labels, subset, max_bad, settings, n_patches)
     plan = make_plan(settings, _default_size(images))
     method = make_method(plan, images, init_from)
     settled = replace(plan, config=settle(plan.config, method, images))
@@ -89,6 +97,7 @@ def pretrain(
     new_folder(out, RUN_FILES, overwrite=overwrite or resume)
     write_text(out / "recipe.toml", tomli_w.dumps(plain(settings)))
     resolved = {**settled.flat(), "data": images.name, "n_images": len(images), "images_hash": images_hash(images.keys)}
+    resolved["patches"] = n_patches
     if init_from is not None:
         resolved["init_from"] = str(init_from)
     write_text(out / "resolved.toml", tomli_w.dumps(plain(resolved)))
@@ -99,11 +108,21 @@ def pretrain(
 
 
 def _resume(
-    data: Any, out: Path, settings: dict[str, Any], *, labels: Any, subset: Path | str | None, max_bad: float | str
+    data: Any,
+    out: Path,
+    settings: dict[str, Any],
+    *,
+    labels: Any,
+    subset: Path | str | None,
+    patches: int | None,
+    max_bad: float | str,
 ) -> dict[str, Any]:
     saved = tomllib.loads((out / "resolved.toml").read_text())
     asked = {**tomllib.loads((out / "recipe.toml").read_text()), **settings}
-    images = _open(data, labels, subset, max_bad, asked)
+    n_patches = saved.get("patches", 0)
+    if patches not in (None, n_patches):
+        raise UsageError(f"patches={patches}: the run {out} was begun with {n_patches}; resume it with that")
+    images = _open(data, labels, subset, max_bad, asked, n_patches)
     if images_hash(images.keys) != saved["images_hash"]:
         raise DataError(
             f"--resume {out}: the images differ from those of the run ({saved['n_images']} then, {len(images)} now)"
@@ -248,9 +267,17 @@ def scan_summary(images: ImageSet) -> dict[str, Any]:
 
 
 def _open(
-    data: Any, labels: Any, subset: Path | str | None, max_bad: float | str, settings: dict[str, Any]
+    data: Any,
+    labels: Any,
+    subset: Path | str | None,
+    max_bad: float | str,
+    settings: dict[str, Any],
+    n_patches: int,
 ) -> ImageSet:
     side = settings.get("size")
+    if n_patches:
+        settings.setdefault("size", PATCH_SIDE)
+        side = 2 * int(settings["size"])
     images = data
     if not isinstance(images, ImageSet):
         threads = int(settings.get("threads") or TrainConfig.threads)
@@ -260,7 +287,15 @@ def _open(
         if len(chosen) and int(chosen.max()) >= len(images):
             raise DataError(f"--subset {subset}: names image {int(chosen.max())}, but the set has {len(images)}")
         images = images.subset(chosen)
+    if n_patches:
+        images = draw_patches(images, n_patches, int(settings.get("seed") or 0), size=int(settings["size"]))
     return images
+
+
+def _n_patches(patches: int | None, settings: dict[str, Any]) -> int:
+    if patches is not None and patches < 0:
+        raise UsageError(f"patches={patches}: expected 0 (the images themselves) or more")
+    return find(settings.get("method", "simclr")).patches if patches is None else patches
 
 
 def _default_size(images: ImageSet) -> int:
