@@ -13,7 +13,7 @@ from likewise.encoders import build
 from likewise.errors import UsageError
 from likewise.images import open_images, patches
 from likewise.methods.exemplar import Exemplar, decompose, merge
-from likewise.training.fit import make_batch
+from likewise.training.fit import make_batch, settle
 from likewise.types import DataInfo, TrainConfig
 from likewise.verbs.pretrain import pretrain
 from likewise.views import RECIPES, View
@@ -130,6 +130,14 @@ def test_classes_join_by_doubling_and_stay():
     assert [len(ids) for ids in sets] == [5, 5, 10, 10, 20, 20, 40, 40, 40]
     assert all(before <= after for before, after in itertools.pairwise(sets))
     assert sets[0] != set(range(5))
+
+
+def test_epochs_that_grow_are_counted_one_by_one():
+    images = open_images(noise(40, 72, 72, 3))
+    made = method(40, first_classes=5, grow_epochs=1)
+    config = TrainConfig(epochs=5, batch_size=10, device="cpu")
+    assert settle(config, made, images).steps == 1 + 1 + 2 + 4 + 4
+    assert settle(config, method(40), images).steps == 20
 
 
 def test_classes_that_have_not_joined_are_not_competed_with():

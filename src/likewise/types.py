@@ -84,6 +84,7 @@ class TrainConfig:
     final_weight_decay: float | None = None  # reached along a cosine; None: it stays
     momentum: float = 0.9  # sgd, lars and muon
     betas: tuple[float, float] = (0.9, 0.999)  # adamw and muon
+    schedule: str = "cosine"  # cosine | thirds: after the warm-up, a third of it at 1/2, 2/3 and 5/6 of the steps
     warmup: float = 0.05  # fraction of the steps
     final_lr: float = 0.0  # fraction of lr at the end of the cosine
     clip: float | None = None  # largest norm of the gradient

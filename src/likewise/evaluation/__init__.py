@@ -14,6 +14,7 @@ from likewise.evaluation.invariance import invariance
 from likewise.evaluation.knn import knn
 from likewise.evaluation.linear import linear
 from likewise.evaluation.maps import map2d
+from likewise.evaluation.svm import caltech101, cifar10, cifar10_400, stl10, svm
 from likewise.evaluation.verdict import describe
 
 EVALUATIONS: dict[str, Callable[..., dict[str, Any]]] = {
@@ -23,12 +24,19 @@ EVALUATIONS: dict[str, Callable[..., dict[str, Any]]] = {
     "linear": linear,
 }
 PROBES: dict[str, Callable[..., dict[str, Any]]] = {
+    "caltech101": caltech101,
+    "cifar10": cifar10,
+    "cifar10-400": cifar10_400,
     "invariance": invariance,
+    "stl10": stl10,
+    "svm": svm,
 }
+WHOLE = ("caltech101", "cifar10", "cifar10-400", "stl10", "svm")  # probes that see whole images, larger than a model's
 
 __all__ = [
     "EVALUATIONS",
     "PROBES",
+    "WHOLE",
     "alignment",
     "describe",
     "few_label",
@@ -37,4 +45,5 @@ __all__ = [
     "knn",
     "linear",
     "map2d",
+    "svm",
 ]

@@ -7,7 +7,7 @@ squared hinge and l2 penalty, the bias included: the objective of scikit-learn's
 L-BFGS in float32, much faster than liblinear on features that are dense. C is the best of eight values in
 cross-validation on the first draw's training images, the smaller among equals, and kept for the other draws (three
 folds by the images' keys; of more than 10,000 images, one fold of a fifth). An encoder without `dense` gives its
-features as they are, of images squeezed to `side` x `side`.
+features as they are, of images squeezed to `size` x `size`, the side it looks at.
 """
 
 from collections.abc import Sequence
@@ -23,14 +23,13 @@ from likewise.draws import Draws
 from likewise.errors import UsageError
 from likewise.evaluation.labelled import Labelled, labelled
 from likewise.evaluation.linear import standardise
-from likewise.images import ImageSet
+from likewise.images import ImageSet, stl10_folds
 from likewise.progress import bar
 from likewise.types import Embeddings, Encoder, Images
 
 C = tuple(10 ** (-5.5 + i / 2) for i in range(8))  # from strong to weak: each solution starts the next
 N_FOLDS, MANY = 3, 10_000
 AT_ONCE = 2**20  # pixels that go through the encoder together
-PIXELS_SIDE = 32  # of images for an encoder without maps, where the protocol's own side is for maps
 MAX_ITERATIONS = 200
 
 
@@ -39,6 +38,7 @@ def svm(
     train: ImageSet,
     test: ImageSet,
     *,
+    size: int,
     draws: Draws,
     side: int | None = None,
     pyramid: tuple[int, ...] = (2,),
@@ -53,55 +53,91 @@ def svm(
     pixels; None: the median short side of the training images.
     """
     folds = None if per_class is None else balanced(train, per_class, n_draws, draws)
-    side = side or train.native_side
+    side = _side(encoder, side or train.native_side, size)
     return {"version": "svm-v1", **judge(encoder, train, test, side, pyramid, folds, draws, device, precision)}
 
 
-def stl10(encoder: Encoder, train: ImageSet, test: ImageSet, *, draws: Draws, device: str = "cpu") -> dict[str, Any]:
+def stl10(
+    encoder: Encoder,
+    train: ImageSet,
+    test: ImageSet,
+    *,
+    size: int,
+    draws: Draws,
+    device: str = "cpu",
+    precision: str = "fp32",
+) -> dict[str, Any]:
     """STL-10: an SVM for each of the ten predefined folds of 1,000 images, mean and spread on the 8,000 test images."""
-    from likewise.images.datasets import stl10_folds
-
     if train.name not in ("stl10", "stl10:train"):
         raise UsageError(f"protocol stl10: its folds are those of stl10:train, not of {train.name}; expected svm there")
-    side = _side(encoder, 96)
-    return {"version": "stl10-v1", **judge(encoder, train, test, side, (2,), stl10_folds(), draws, device)}
+    figures = judge(encoder, train, test, _side(encoder, 96, size), (2,), stl10_folds(), draws, device, precision)
+    return {"version": "stl10-v1", **figures}
 
 
-def cifar10(encoder: Encoder, train: ImageSet, test: ImageSet, *, draws: Draws, device: str = "cpu") -> dict[str, Any]:
+def cifar10(
+    encoder: Encoder,
+    train: ImageSet,
+    test: ImageSet,
+    *,
+    size: int,
+    draws: Draws,
+    device: str = "cpu",
+    precision: str = "fp32",
+) -> dict[str, Any]:
     """CIFAR-10 as in Exemplar-CNN: images at 64 pixels, four quadrants, one SVM on all training images."""
-    return {"version": "cifar10-v1", **judge(encoder, train, test, _side(encoder, 64), (2,), None, draws, device)}
+    side = _side(encoder, 64, size)
+    return {"version": "cifar10-v1", **judge(encoder, train, test, side, (2,), None, draws, device, precision)}
 
 
 def cifar10_400(
-    encoder: Encoder, train: ImageSet, test: ImageSet, *, draws: Draws, device: str = "cpu"
+    encoder: Encoder,
+    train: ImageSet,
+    test: ImageSet,
+    *,
+    size: int,
+    draws: Draws,
+    per_class: int = 400,
+    n_draws: int = 10,
+    device: str = "cpu",
+    precision: str = "fp32",
 ) -> dict[str, Any]:
     """CIFAR-10(400): images at 64 pixels, four quadrants, ten draws of 400 training images a class, mean and spread."""
-    folds = balanced(train, 400, 10, draws)
-    return {"version": "cifar10-400-v1", **judge(encoder, train, test, _side(encoder, 64), (2,), folds, draws, device)}
+    folds, side = balanced(train, per_class, n_draws, draws), _side(encoder, 64, size)
+    return {"version": "cifar10-400-v1", **judge(encoder, train, test, side, (2,), folds, draws, device, precision)}
 
 
 def caltech101(
-    encoder: Encoder, train: ImageSet, test: ImageSet, *, draws: Draws, device: str = "cpu"
+    encoder: Encoder,
+    train: ImageSet,
+    test: ImageSet,
+    *,
+    size: int,
+    draws: Draws,
+    per_class: int = 30,
+    n_draws: int = 10,
+    device: str = "cpu",
+    precision: str = "fp32",
 ) -> dict[str, Any]:
     """Caltech-101: about 150 pixels, a pyramid of 1 + 4 + 16 cells, ten draws of 30 training images a class.
 
-    `accuracy` is the mean over classes, on at most 50 test images of each.
+    `accuracy` is the mean over classes, on at most 50 test images of each. Of train images that are no more than one
+    draw there is one draw.
     """
-    folds = balanced(train, 30, 10, draws)
-    if all(len(fold) == len(train) for fold in folds):
-        folds = folds[:1]  # there is but one draw of all
+    folds = balanced(train, per_class, n_draws, draws)
+    if len(folds[0]) == len(train):
+        folds = folds[:1]
     (tested,) = balanced(test, 50, 1, draws, fewer=True)
-    pyramid, side = (1, 2, 4), _side(encoder, 150)
-    result = judge(encoder, train, test.subset(tested), side, pyramid, folds, draws, device, by_class=True)
-    return {"version": "caltech101-v1", **result}
+    side, test = _side(encoder, 150, size), test.subset(tested)
+    figures = judge(encoder, train, test, side, (1, 2, 4), folds, draws, device, precision, by_class=True)
+    return {"version": "caltech101-v1", **figures}
 
 
 def balanced(
     images: ImageSet, per_class: int, n_draws: int, draws: Draws, *, fewer: bool = False
-) -> list[Int[np.ndarray, " m"]]:
+) -> list[Int[np.ndarray, " _"]]:
     """Ids of `per_class` images of each class, drawn by their keys; of smaller classes all, if `fewer` are allowed."""
     if images.labels is None:
-        raise UsageError("labels: the train images have none, and this protocol needs them (--labels folders|FILE.csv)")
+        raise UsageError(f"labels: {images.name} has none, and this protocol needs them (--labels folders|FILE.csv)")
     counts = np.bincount(images.labels[images.labels >= 0])
     if not fewer and counts[counts > 0].min(initial=per_class) < per_class:
         raise UsageError(
@@ -126,7 +162,7 @@ def judge(
     test: ImageSet,
     side: int,
     pyramid: Sequence[int],
-    folds: Sequence[Int[np.ndarray, " m"]] | None,
+    folds: Sequence[Int[np.ndarray, " _"]] | None,
     draws: Draws,
     device: str = "cpu",
     precision: str = "fp32",
@@ -147,7 +183,7 @@ def judge(
 def over_folds(
     train: Embeddings,
     test: Embeddings,
-    folds: Sequence[Int[np.ndarray, " m"]],
+    folds: Sequence[Int[np.ndarray, " _"]],
     *,
     seed: int = 0,
     by_class: bool = False,
@@ -188,7 +224,7 @@ def choose_c(data: Labelled, seed: int) -> float:
 def fit_svm(
     x: Float[Tensor, "n d"], y: Int[Tensor, " n"], n_classes: int, c: float, start: Float[Tensor, "e k"] | None = None
 ) -> Float[Tensor, "e k"]:
-    """The weights of an SVM per class, the last row their biases: |w|^2 / 2 + c sum of max(0, 1 - y f(x))^2 is least."""
+    """Weights of an SVM per class, the last row their biases: |w|^2 / 2 + c sum of max(0, 1 - y f(x))^2 is least."""
     signs = F.one_hot(y, n_classes).to(x.dtype) * 2 - 1
     weights = torch.zeros(x.shape[1] + 1, n_classes) if start is None else start.clone()
     weights.requires_grad_()
@@ -227,6 +263,7 @@ def pooled(
     precision: str = "fp32",
 ) -> Float[np.ndarray, "n d"]:
     """The maxima of all maps of all layers in the cells of each grid, row i for image i."""
+    training = encoder.training
     encoder = encoder.eval().to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     sizes = np.array([images.store[int(row)].shape[1:] for row in images.rows])
     table: np.ndarray | None = None
@@ -248,6 +285,7 @@ def pooled(
                 table[ids] = rows
                 done += len(ids)
                 progress.update(done)
+    encoder.train(training)
     return np.zeros((0, 0), np.float32) if table is None else table
 
 
@@ -258,5 +296,5 @@ def _maxima(encoder: Encoder, images: Images, pyramid: Sequence[int]) -> Float[T
     return torch.cat([F.adaptive_max_pool2d(m, grid).flatten(1) for m in maps for grid in pyramid], 1)
 
 
-def _side(encoder: Encoder, side: int) -> int:
-    return side if hasattr(encoder, "dense") else PIXELS_SIDE
+def _side(encoder: Encoder, side: int, size: int) -> int:
+    return side if hasattr(encoder, "dense") else size

@@ -15,6 +15,7 @@ def describe(results: Mapping[str, Mapping[str, Any]]) -> str:
 nothing has collapsed.'
     """
     judges = {"knn": "k-NN", "linear": "a linear probe", "few-label": "a linear probe with few labels"}
+    judges |= dict.fromkeys(("svm", "cifar10", "cifar10-400", "caltech101", "stl10"), "an SVM on all layers")
     labels = _number(results, "few-label", "labels")
     if labels is not None:
         judges["few-label"] = f"a linear probe with {labels:.0f} labels"

@@ -6,10 +6,10 @@ Reading order: sources.py (folders, lists, archives, arrays), datasets.py (named
 scan.py (one pass over everything), cache.py, imageset.py, patches.py (parts of images as a set), loader.py.
 """
 
-from likewise.images.datasets import DATASETS
+from likewise.images.datasets import DATASETS, SPLITS, stl10_folds
 from likewise.images.imageset import ImageSet, open_images
 from likewise.images.loader import prefetch
 from likewise.images.patches import patches
 from likewise.images.scan import scan
 
-__all__ = ["DATASETS", "ImageSet", "open_images", "patches", "prefetch", "scan"]
+__all__ = ["DATASETS", "SPLITS", "ImageSet", "open_images", "patches", "prefetch", "scan", "stl10_folds"]

@@ -300,7 +300,7 @@ def _stl10(split: str) -> tuple[UInt8[np.ndarray, "n 3 96 96"], Int[np.ndarray, 
     return np.ascontiguousarray(pixels), labels
 
 
-def stl10_folds() -> list[Int[np.ndarray, " m"]]:
+def stl10_folds() -> list[Int[np.ndarray, " _"]]:
     """The ten predefined folds of the training images, 1,000 ids each."""
     (text,) = _members("stl10", _STL10_ARCHIVE, _STL10_FOLDER, (_STL10_FOLDS,))
     folds = [np.array(line.split(), np.int64) for line in text.decode().splitlines() if line.strip()]

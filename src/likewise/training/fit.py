@@ -162,8 +162,7 @@ def settle(config: TrainConfig, method: Method, images: ImageSet) -> TrainConfig
         raise UsageError(f"budget: expected one of epochs, steps, minutes; got {given or 'none'}")
     steps = config.steps
     if config.epochs is not None:
-        draws = Draws(config.seed, 0, 0, torch.from_numpy(images.keys))
-        steps = math.ceil(config.epochs * len(_batches(method.order(0, draws), config.batch_size)))
+        steps = _n_steps(method, images, config, config.epochs)
     elif config.minutes is not None:
         rate = trial_rate(method, images, config)
         steps = int(config.minutes * 60 * rate)
@@ -171,6 +170,19 @@ def settle(config: TrainConfig, method: Method, images: ImageSet) -> TrainConfig
     if steps is None or steps < 1:
         raise UsageError(f"{next(iter(given))}={next(iter(given.values()))}: expected a positive number")
     return replace(config, epochs=None, minutes=None, steps=steps)
+
+
+def _n_steps(method: Method, images: ImageSet, config: TrainConfig, epochs: float) -> int:
+    """The steps of so many epochs, counted one by one where the last is not as long as the first."""
+
+    def length(epoch: int) -> int:
+        draws = Draws(config.seed, epoch, 0, torch.from_numpy(images.keys))
+        return len(_batches(method.order(epoch, draws), config.batch_size))
+
+    last = max(0, math.ceil(epochs) - 1)
+    if length(0) == length(last):
+        return math.ceil(epochs * length(0))
+    return math.ceil(sum(map(length, range(last))) + (epochs - last) * length(last))
 
 
 def trial_rate(method: Method, images: ImageSet, config: TrainConfig) -> float:

@@ -1,4 +1,4 @@
-"""Optimisers and the learning rate's course: AdamW, SGD, LARS, Muon; linear warm-up, then half a cosine."""
+"""Optimisers and the learning rate's course: AdamW, SGD, LARS, Muon; linear warm-up, then half a cosine or steps."""
 
 import math
 from collections.abc import Iterable
@@ -13,6 +13,8 @@ from likewise.errors import UsageError
 from likewise.types import TrainConfig
 
 OPTIMIZERS = ("adamw", "sgd", "lars", "muon")
+SCHEDULES = ("cosine", "thirds")
+THIRDS = (1 / 2, 2 / 3, 5 / 6)  # of the steps, where the rate falls to a third of what it was
 
 
 class LARS(Optimizer):
@@ -94,6 +96,8 @@ def orthogonal(x: Float[Tensor, "n m"]) -> Float[Tensor, "n m"]:
 
 def make_optimizer(groups: list[dict[str, Any]], config: TrainConfig) -> Optimizer:
     """The optimiser that the configuration names; groups may bring their own weight decay, `rate` and `steady`."""
+    if config.schedule not in SCHEDULES:
+        raise UsageError(f"schedule={config.schedule!r}: expected one of {', '.join(SCHEDULES)}")
     groups = [{"rate": 1.0, "steady": False, "decays": "weight_decay" not in group, **group} for group in groups]
     if config.optimizer == "adamw":
         return AdamW(groups, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay, fused=True)
@@ -129,6 +133,8 @@ def learning_rate(config: TrainConfig, step: int, steps: int) -> float:
     warmup = round(config.warmup * steps)
     if step < warmup:
         return config.lr * (step + 1) / warmup
+    if config.schedule == "thirds":
+        return config.lr / 3 ** sum(step >= part * steps for part in THIRDS)
     progress = (step - warmup) / max(1, steps - warmup)
     low = config.lr * config.final_lr
     return low + (config.lr - low) * (1 + math.cos(math.pi * progress)) / 2

@@ -14,12 +14,13 @@ from likewise.draws import Draws
 from likewise.embedding import EMBEDDINGS_FILES, embed, load_with_config
 from likewise.encoders import Pixels, normaliser
 from likewise.errors import DataError, UsageError
-from likewise.evaluation import EVALUATIONS, PROBES, alignment, describe
-from likewise.images import DATASETS, ImageSet, open_images
+from likewise.evaluation import EVALUATIONS, PROBES, WHOLE, alignment, describe
+from likewise.images import DATASETS, SPLITS, ImageSet, open_images
 from likewise.types import DataInfo, Embeddings, Encoder, pick
 from likewise.views import weak
 
 PIXELS_SIDE = 32  # images are compared as they are at this side, unless asked otherwise
+WHOLE_SIDE = 256  # the short side at which images are kept for probes that see whole ones
 N_ALIGNED = 2_000
 
 
@@ -87,13 +88,19 @@ def evaluate(
         elif encoder is None or train_images is None:
             raise UsageError(f"protocol {name}: needs a model and images; {model} holds embeddings only")
         else:
-            mine = _as(train_images, normaliser(encoder).channels)
-            if test_images is None:
+            mine, others = train_images, test_images
+            if name in WHOLE:
+                mine = _open(data, labels, WHOLE_SIDE, max_bad)
+                others = None if test is None else _open(test, labels, WHOLE_SIDE, max_bad)
+            mine = _as(mine, normaliser(encoder).channels)
+            if others is None:
                 sides = tuple(mine.subset(ids) for ids in _split(mine.keys))
             else:
-                sides = mine, _as(test_images, mine.channels)
+                sides = mine, _as(others, mine.channels)
             draws = Draws(seed, 0, 0, torch.from_numpy(np.array(sides[0].keys)))
-            results[name] = PROBES[name](encoder, *sides, size=size, draws=draws)
+            results[name] = PROBES[name](
+                encoder, *sides, size=size, draws=draws, **({"device": device} if name in WHOLE else {})
+            )
     return {
         "model": str(model) if isinstance(model, str | os.PathLike) else type(model).__name__,
         "data": str(data) if data is not None else train_x.meta.get("data"),
@@ -152,7 +159,7 @@ def _is_embeddings(model: Any) -> bool:
 
 
 def _official_splits(data: str) -> tuple[str, str | None]:
-    if data in DATASETS and f"{data}:test" != data:
+    if data in DATASETS and "test" in SPLITS.get(data, ("test",)):
         return f"{data}:train", f"{data}:test"
     return data, None
 

@@ -1,0 +1,194 @@
+"""Support vector machines on pooled maps: against scikit-learn, against loops, and the protocols' own rules."""
+
+import sys
+
+import numpy as np
+import pytest
+import torch
+from sklearn.svm import LinearSVC
+
+from likewise.draws import Draws
+from likewise.encoders import Pixels, build
+from likewise.errors import UsageError
+from likewise.evaluation import PROBES, svm
+from likewise.evaluation import svm as probe
+from likewise.evaluation.labelled import labelled
+from likewise.evaluation.linear import standardise
+from likewise.evaluation.svm import C, balanced, choose_c, fit_svm, over_folds, pooled, scores
+from likewise.images import datasets, open_images
+from likewise.types import DataInfo, Embeddings, Encoder
+from likewise.verbs.evaluate import evaluate
+
+
+def blobs(n=150, d=20, k=4, seed=0, noise=1.5):
+    generator = np.random.default_rng(seed)
+    y = np.arange(n) % k
+    x = np.random.default_rng(9).normal(size=(k, d))[y] + noise * generator.normal(size=(n, d))
+    return Embeddings(x.astype(np.float32), np.arange(n) + 1000 * seed, [""] * n, y)
+
+
+@pytest.mark.parametrize("c", [1e-4, 1e-2, 1.0])
+def test_the_solution_is_linear_svcs(c):
+    data = standardise(labelled(blobs(), blobs(60, seed=1)))
+    weights = fit_svm(data.x, data.y, 4, c)
+    oracle = LinearSVC(C=c, tol=1e-8, max_iter=100_000, dual=False).fit(data.x.numpy(), data.y.numpy())
+    expected = torch.from_numpy(np.concatenate([oracle.coef_.T, oracle.intercept_[None]]).astype(np.float32))
+    torch.testing.assert_close(weights, expected, atol=2e-3 * float(expected.abs().max()), rtol=0)
+    assert (scores(weights, data.x_test).argmax(1).numpy() == oracle.predict(data.x_test.numpy())).mean() > 0.98
+
+
+def test_starting_from_another_solution_ends_at_the_same():
+    data = standardise(labelled(blobs(), blobs(60, seed=1)))
+    there = fit_svm(data.x, data.y, 4, 1e-2)
+    again = fit_svm(data.x, data.y, 4, 1e-2, fit_svm(data.x, data.y, 4, 1e-5))
+    torch.testing.assert_close(again, there, atol=2e-3, rtol=0)
+
+
+def test_c_is_the_smallest_that_is_best_in_cross_validation():
+    data = standardise(labelled(blobs(noise=3.0), blobs(60, seed=1)))
+    order = Draws(0, 0, 0, data.keys).bits("svm/validation").argsort(stable=True)
+    right = []
+    for c in C:
+        n = 0
+        for held_out in order.chunk(3):
+            rest = np.setdiff1d(np.arange(150), held_out)
+            model = LinearSVC(C=c, tol=1e-8, max_iter=100_000, dual=False).fit(
+                data.x[rest].numpy(), data.y[rest].numpy()
+            )
+            n += (model.predict(data.x[held_out].numpy()) == data.y[held_out].numpy()).sum()
+        right.append(int(n))
+    assert len(set(right)) > 2
+    chosen = C.index(choose_c(data, 0))
+    assert right[chosen] >= max(right) - 1  # the solvers agree but for a borderline row
+
+
+def test_figures_over_folds_are_the_mean_and_the_spread():
+    train, test = blobs(), blobs(60, seed=1)
+    folds = [np.arange(0, 80), np.arange(60, 150)]
+    both = over_folds(train, test, folds)
+    alone = []
+    for fold in folds:
+        data = standardise(labelled(train.rows(fold), test))
+        weights = fit_svm(data.x, data.y, 4, both["c"])
+        alone.append(float((scores(weights, data.x_test).argmax(1) == data.y_test).double().mean()))
+    assert both["accuracy"] == pytest.approx(np.mean(alone))
+    assert both["spread"] == pytest.approx(np.std(alone, ddof=1))
+    assert (both["draws"], both["labels"], both["test"]) == (2, 80, 60)
+
+
+def test_the_mean_over_classes_weighs_small_classes_as_large_ones():
+    train = blobs(noise=2.0)
+    test = blobs(80, seed=1, noise=2.0)
+    test = test.rows(np.flatnonzero((test.labels > 0) | (np.arange(80) < 12)))
+    data = standardise(labelled(train, test))
+    result = over_folds(train, test, [np.arange(150)], by_class=True)
+    guess = scores(fit_svm(data.x, data.y, 4, result["c"]), data.x_test).argmax(1)
+    expected = np.mean([float((guess == data.y_test)[data.y_test == k].double().mean()) for k in range(4)])
+    assert result["accuracy"] == pytest.approx(expected)
+
+
+def photographs(n, side=48, seed=0, k=2):
+    generator = np.random.default_rng(seed)
+    y = np.arange(n) % k
+    pixels = generator.integers(0, 80, (n, side, side, 3)) + (y * 150 // k)[:, None, None, None]
+    return open_images(pixels.astype(np.uint8), labels=y)
+
+
+def test_maps_of_all_layers_are_pooled_as_a_loop_does():
+    torch.manual_seed(0)
+    encoder = build("exemplar-small", DataInfo(2, 3, 32))
+    images = photographs(3, 40)
+    x = pooled(encoder, images, 40, (1, 2))
+    assert x.shape == (3, 256 * 5)
+    with torch.no_grad():
+        maps = encoder.dense(images.source([1]).pixels / 255)
+    expected = []
+    for m in maps:
+        h, w = m.shape[2:]
+        expected.append(m[0].amax((1, 2)))
+        rows = [(h * i // 2, -(-h * (i + 1) // 2)) for i in range(2)]
+        columns = [(w * i // 2, -(-w * (i + 1) // 2)) for i in range(2)]
+        cells = [m[0, :, a:b, c:d].amax((1, 2)) for a, b in rows for c, d in columns]
+        expected.append(torch.stack(cells, 1).flatten())
+    np.testing.assert_allclose(x[1], torch.cat(expected), rtol=1e-5, atol=1e-6)
+
+
+def test_images_keep_their_aspect_and_their_order():
+    from PIL import Image
+
+    generator = np.random.default_rng(0)
+    shapes = [(40, 80), (60, 60), (40, 80), (80, 40)]
+    pictures = [Image.fromarray(generator.integers(0, 255, (*s, 3), dtype=np.uint8)) for s in shapes]
+    images, seen = open_images(pictures), []
+
+    class Watching(Encoder):
+        def dense(self, x):
+            seen.append(tuple(x.shape[2:]))
+            return [x]
+
+    x = pooled(Watching(), images, 30, (1,))
+    assert set(seen) == {(21, 42), (30, 30), (42, 21)}
+    for i in range(4):
+        np.testing.assert_allclose(x[i], pooled(Watching(), images.subset([i]), 30, (1,))[0], rtol=1e-5)
+
+
+def test_an_encoder_without_maps_gives_its_features():
+    images = photographs(4, 16)
+    encoder = Pixels(DataInfo(4, 3, 16))
+    result = probe(encoder, images, images, size=16, draws=Draws(0, 0, 0, torch.from_numpy(images.keys)))
+    assert (result["dim"], result["accuracy"]) == (16 * 16 * 3, 1.0)
+
+
+def test_draws_are_balanced_and_follow_keys():
+    images = photographs(60, 16, k=3)
+    draws = Draws(0, 0, 0, torch.from_numpy(images.keys))
+    folds = balanced(images, 7, 4, draws)
+    assert all(np.bincount(images.labels[fold]).tolist() == [7, 7, 7] for fold in folds)
+    assert len({tuple(fold) for fold in folds}) == 4
+    back = images.subset(np.arange(60)[::-1].copy())
+    again = balanced(back, 7, 4, draws)
+    assert [set(back.keys[fold]) for fold in again] == [set(images.keys[fold]) for fold in folds]
+    with pytest.raises(UsageError, match="per_class=21: the smallest class of arrays has 20 images"):
+        balanced(images, 21, 1, draws)
+    assert len(balanced(images, 21, 1, draws, fewer=True)[0]) == 60
+
+
+def test_stl10_takes_its_predefined_folds_and_nothing_else(monkeypatch):
+    images = photographs(60, 96, k=3)
+    images.name = "stl10:train"
+    monkeypatch.setattr(
+        sys.modules["likewise.evaluation.svm"], "stl10_folds", lambda: [np.arange(30), np.arange(20, 60)]
+    )
+    encoder = build("exemplar-small", DataInfo(2, 3, 32))
+    draws = Draws(0, 0, 0, torch.from_numpy(images.keys))
+    result = PROBES["stl10"](encoder, images, images, size=32, draws=draws)
+    assert (result["version"], result["draws"], result["dim"]) == ("stl10-v1", 2, 1024)
+    assert datasets.SPLITS["stl10"] == ("train", "test", "unlabeled")
+    images.name = "imagenette96:train"
+    with pytest.raises(
+        UsageError, match="protocol stl10: its folds are those of stl10:train, not of imagenette96:train"
+    ):
+        PROBES["stl10"](encoder, images, images, size=32, draws=draws)
+
+
+def test_on_the_command_line_whole_images_are_seen(tmp_path):
+    """A model of 32-pixel patches sees images of 96 pixels whole, though its own views are opened at 48."""
+    from PIL import Image
+
+    for part in ("train", "test"):
+        for label in ("a", "b"):
+            (tmp_path / part / label).mkdir(parents=True)
+            for i in range(6):
+                colour = (200 if label == "a" else 40, 10 * i, 5 if part == "test" else 0)
+                Image.new("RGB", (96, 96), colour).save(tmp_path / part / label / f"{i}.png")
+    encoder = build("exemplar-small", DataInfo(2, 3, 32))
+    seen = []
+    encoder.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].shape[2]))
+    dense = encoder.dense
+    encoder.dense = lambda x: (seen.append(x.shape[2]), dense(x))[1]
+    options = {"labels": "folders", "size": 32, "protocols": ["svm"]}
+    result = evaluate(encoder, str(tmp_path / "train"), test=str(tmp_path / "test"), **options)
+    assert set(seen) == {32, 96}
+    assert result["protocols"]["svm"]["accuracy"] == 1.0
+    assert "an SVM on all layers finds the right class for 100 %" in result["verdict"].replace("An", "an")
+    assert svm is PROBES["svm"]
