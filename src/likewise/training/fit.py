@@ -172,7 +172,7 @@ def settle(config: TrainConfig, method: Method, images: ImageSet) -> TrainConfig
     return replace(config, epochs=None, minutes=None, steps=steps)
 
 
-def _n_steps(method: Method, images: ImageSet, config: TrainConfig, epochs: float) -> int:
+def _n_steps(method: Method, images: ImageSet, config: TrainConfig, epochs: int | float) -> int:
     """The steps of so many epochs, counted one by one where the last is not as long as the first."""
 
     def length(epoch: int) -> int:
