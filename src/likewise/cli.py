@@ -61,7 +61,7 @@ def pretrain(
     recipe: Annotated[Path | None, typer.Option(help="A TOML file of settings.")] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="key=value, any setting; may be repeated.")] = None,
     labels: Labels = None,
-    subset: Annotated[Path | None, typer.Option(help="Train on the images of a selection only.")] = None,
+    subset: Annotated[Path | None, typer.Option(help="Train only on these: a selection, or a file of ids.")] = None,
     patches: Annotated[
         int | None, typer.Option(help="Train on so many patches of the images (exemplar: 8000); 0: on the images.")
     ] = None,
@@ -201,7 +201,7 @@ def select(
     out: Annotated[Path, typer.Option(help="The selection folder.")],
     method: Annotated[str, typer.Option(help="See `likewise list selectors`.")] = "k-center",
     budget: Annotated[str, typer.Option(help="A share (10%) or a number of images.")] = "10%",
-    chosen: Annotated[Path | None, typer.Option(help="A selection, or a text file of ids, picked already.")] = None,
+    chosen: Annotated[Path | None, typer.Option(help="Picked already: a selection, or a file of ids.")] = None,
     target: Annotated[
         Path | None, typer.Option(help="Embeddings of images like those wanted, for open-set methods.", metavar="EMB")
     ] = None,
@@ -216,7 +216,9 @@ def select(
     seed: Seed = None,
     copy_to: Annotated[Path | None, typer.Option(help="Copy the chosen files there.")] = None,
     link_to: Annotated[Path | None, typer.Option(help="Link the chosen files there.")] = None,
-    data: Annotated[str | None, typer.Option(help="The images of a run, if they are not where they were.")] = None,
+    data: Annotated[
+        str | None, typer.Option(help="The images, if they are not where they were, or for an .npy.")
+    ] = None,
     overwrite: Overwrite = False,
     as_json: Json = False,
     quiet: Quiet = False,

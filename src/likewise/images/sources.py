@@ -38,6 +38,7 @@ class Files:
     read: Callable[[int], bytes]
     fingerprint: str  # changes when a path, size or time of modification does
     labels: list[str] | None = None  # those of a .csv list
+    files: Sequence[Path] | None = None  # where each lies; None in an archive
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -183,7 +184,8 @@ def _files(files: list[Path], paths: list[str], name: str, labels: list[str] | N
             stamps.append((os.fsencode(file.absolute()), stat.st_size, stat.st_mtime_ns))
         except OSError:
             stamps.append((os.fsencode(file.absolute()), -1, -1))
-    return Files(name, [_shown(p) for p in paths], lambda i: files[i].read_bytes(), _fingerprint(stamps), labels)
+    shown = [_shown(path) for path in paths]
+    return Files(name, shown, lambda i: files[i].read_bytes(), _fingerprint(stamps), labels, files)
 
 
 def _list(path: Path, name: str) -> Files:

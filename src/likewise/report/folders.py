@@ -73,6 +73,7 @@ class Picks:
     gains: list[float | None]
     meta: dict[str, Any]
     notes: list[str]
+    thumbs: dict[int, str]  # data URIs of the first picks, by id
 
 
 def read_folders(folders: Sequence[Path]) -> tuple[list[Run], list[Vectors], list[Picks]]:
@@ -224,7 +225,8 @@ def _read_picks(path: Path, name: str) -> Picks:
         raise DataError(f"{path / 'selection.csv'}: holds what is no number ({error})") from None
     meta = _object(path / "selection.json")
     notes = [] if meta else [f"{name}: selection.json is missing, so method and quality are unknown."]
-    return Picks(path, name, ids, [row["path"] or "" for row in rows], gains, meta, notes)
+    thumbs = {i: _data_uri(path / "thumbs" / f"{i:06d}.webp") for i in ids if (path / f"thumbs/{i:06d}.webp").is_file()}
+    return Picks(path, name, ids, [row["path"] or "" for row in rows], gains, meta, notes, thumbs)
 
 
 def evenly(items: Sequence[Any], n: int) -> list[Any]:

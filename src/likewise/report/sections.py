@@ -122,14 +122,13 @@ def queries(shown: dict[str, Any]) -> list[int]:
 
 def coreset(picks: Picks, source: Vectors | None, thumbs: Thumbs) -> dict[str, Any]:
     """One selection: its first picks as thumbnails, and its gains."""
-    shown = []
-    if source is not None:
-        uri_of = dict(zip(source.ids, source.thumbs, strict=True))
-        shown = [
-            {"thumb": thumbs.add(uri_of[i]), "rank": rank + 1, "path": path}
-            for rank, (i, path) in enumerate(zip(picks.ids, picks.paths, strict=True))
-            if i in uri_of
-        ][:N_PICKS]
+    uri_of = {} if source is None else dict(zip(source.ids, source.thumbs, strict=True))
+    uri_of |= picks.thumbs  # of the first picks; those of the embeddings are spread over all images
+    shown = [
+        {"thumb": thumbs.add(uri_of[i]), "rank": rank + 1, "path": path}
+        for rank, (i, path) in enumerate(zip(picks.ids, picks.paths, strict=True))
+        if i in uri_of
+    ][:N_PICKS]
     points = [[rank + 1, gain] for rank, gain in enumerate(picks.gains) if gain is not None]
     gains = [gain for _, gain in points]
     log = bool(gains) and min(gains) > 0 and max(gains) > 50 * gains[-1]
@@ -142,7 +141,7 @@ def coreset(picks: Picks, source: Vectors | None, thumbs: Thumbs) -> dict[str, A
         log=log,
     )
     notes = list(picks.notes)
-    if source is None:
+    if source is None and not shown:
         notes.append("The embeddings it was made from were not found, so its images cannot be shown.")
     elif len(shown) < len(picks.ids):
         notes.append(f"The first {len(shown)} that have a thumbnail are shown, of {len(picks.ids):,}.")

@@ -30,7 +30,8 @@ from likewise.methods import Method, find
 from likewise.progress import say
 from likewise.training.fit import fit, make_batch, settle, trial_rate
 from likewise.training.monitor import save_pictures
-from likewise.types import Embeddings, Encoder, Selection, TrainConfig
+from likewise.types import Embeddings, Encoder, TrainConfig
+from likewise.verbs.ids import read_ids
 from likewise.verbs.relation import make_relation
 from likewise.verbs.settings import Plan, make_plan, plain, read_recipe
 from likewise.views import RECIPES
@@ -283,10 +284,7 @@ def _open(
         threads = int(settings.get("threads") or TrainConfig.threads)
         images = open_images(data, labels=labels, side=side and int(side) * 3 // 2, max_bad=max_bad, threads=threads)
     if subset is not None:
-        chosen = Selection.load(Path(subset)).indices
-        if len(chosen) and int(chosen.max()) >= len(images):
-            raise DataError(f"--subset {subset}: names image {int(chosen.max())}, but the set has {len(images)}")
-        images = images.subset(chosen)
+        images = images.subset(read_ids(Path(subset), "--subset", len(images)))
     if n_patches:
         images = draw_patches(images, n_patches, int(settings.get("seed") or 0), size=int(settings["size"]))
     return images

@@ -1,8 +1,7 @@
 """The verb `select`: from embeddings, a run or a plain .npy to a selection folder, and copies of its files."""
 
-import os
-import shutil
 import tomllib
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +13,14 @@ from likewise.errors import DataError, UsageError
 from likewise.files import new_folder
 from likewise.images import ImageSet, open_images
 from likewise.images.labels import read_labels
+from likewise.images.scan import locate
 from likewise.images.sources import read_csv
 from likewise.types import Embeddings, Selection
+from likewise.verbs.ids import read_ids
+from likewise.verbs.originals import Originals
 
-SELECTION_FILES = ("selection.csv", "selection.json")
+SELECTION_FILES = ("selection.csv", "selection.json", "thumbs")
+N_THUMBS, THUMB_SIDE = 120, 48  # as many as the report shows
 
 
 def choose(
@@ -38,12 +41,20 @@ def choose(
     overwrite: bool = False,
     options: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Select, save to `out`, and copy or link the chosen files. Returns what `--json` prints."""
+    """Select, save to `out` with small pictures of the first picks, and copy or link the chosen images.
+
+    Copies and links are named by rank. Returns what `--json` prints.
+    """
     import resource
 
     x, paths, where = _features(Path(source), data)
+    originals = _originals(where, paths, asked=copy_to or link_to)
+    if originals is not None and link_to is not None and not originals.linkable:
+        raise UsageError(f"--link-to {link_to}: the images of {where} are no files of their own; expected --copy-to")
+    copies = None if copy_to is None else new_folder(copy_to, (), argument="--copy-to")
+    links = None if link_to is None else new_folder(link_to, (), argument="--link-to")
     given: dict[str, Any] = {
-        "chosen": _chosen(chosen),
+        "chosen": None if chosen is None else read_ids(chosen, "--chosen"),
         "target": None if target is None else _features(target, None)[0],
         "scores": None if scores is None else _scores(scores, paths),
         "labels": None if labels is None else _labels(labels, x, paths),
@@ -57,9 +68,15 @@ def choose(
     about |= {argument: str(value) for argument, value in named.items() if value is not None}
     saved = Selection(selection.indices, selection.gains, selection.weights, selection.quality, about)
     saved.save(folder, paths)
-    for target, put in ((copy_to, shutil.copy2), (link_to, _link)):
-        if target is not None:
-            _place(selection, paths, where, new_folder(target, (), argument="--copy-to/--link-to"), put)
+    if originals is not None and paths is not None:
+        picked = [(int(i), paths[i]) for i in selection.indices]
+        _save_thumbs(originals, picked, folder / "thumbs")
+        for rank, (_, path) in enumerate(picked):
+            name = f"{rank:0{len(str(len(picked)))}d}-{Path(path).name}"
+            if copies is not None:
+                originals.copy(path, copies / name)
+            if links is not None:
+                originals.link(path, links / name)
     return {
         "selection": str(folder),
         "method": method,
@@ -76,13 +93,19 @@ def choose(
 def _features(source: Path, data: str | None) -> tuple[Any, list[str] | None, str | None]:
     """Features, the paths of the images, and the folder they are relative to."""
     if source.suffix == ".npy":
-        return _array(source), None, None
+        x = _array(source)
+        if data is None:
+            return x, None, None
+        paths = locate(data).paths
+        if len(paths) != len(x):
+            raise DataError(f"--data {data}: has {len(paths)} images, and {source} {len(x)} rows")
+        return x, paths, data
     if (source / "x.npy").is_file():
         table = Embeddings.load(source)
         return table, list(table.paths), data or table.meta.get("data")
     if (source / "resolved.toml").is_file():
         where = data or tomllib.loads((source / "resolved.toml").read_text())["data"]
-        images = open_images(where)
+        images = open_images(where, max_bad=1.0)  # what the run tolerated is none of our business here
         encoder, config = load_with_config(source)
         table = embed(encoder, _with(images, config["channels"]), size=config["size"])
         return table, list(table.paths), where
@@ -93,16 +116,18 @@ def _with(images: ImageSet, channels: int) -> ImageSet:
     return images if images.channels == channels else images.with_channels(channels)
 
 
-def _chosen(path: Path | None) -> list[int] | None:
-    """The ids of a selection folder, or of a text file with one id a line."""
-    if path is None:
+def _originals(where: str | None, paths: list[str] | None, asked: Path | None) -> Originals | None:
+    """The images to copy, link to or show. Only if that was asked for is it an error that they are not there."""
+    if paths is None or where is None:
+        if asked is not None:
+            raise UsageError(f"--copy-to/--link-to {asked}: an array has no images; pass --data")
         return None
-    if path.is_dir():
-        return Selection.load(path).indices.tolist()
     try:
-        return [int(line) for line in path.read_text().split()]
-    except (OSError, ValueError):
-        raise UsageError(f"--chosen {path}: expected a selection folder, or a text file with one id a line") from None
+        return Originals(where)
+    except (DataError, UsageError):
+        if asked is not None:
+            raise
+        return None
 
 
 def _scores(file: Path, paths: list[str] | None) -> np.ndarray:
@@ -146,17 +171,14 @@ def _array(file: Path) -> np.ndarray:
         raise DataError(f"{file}: is not an array that can be read ({error})") from None
 
 
-def _place(selection: Selection, paths: list[str] | None, where: str | None, target: Path, put: Any) -> None:
-    if paths is None or where is None or not Path(where).is_dir():
-        raise UsageError(f"--copy-to/--link-to {target}: the images are not files in a folder (data: {where})")
-    digits = len(str(len(selection)))
-    for rank, i in enumerate(selection.indices):
-        file = Path(where) / paths[i]
-        put(file, target / f"{rank:0{digits}d}-{file.name}")
-
-
-def _link(file: Path, target: Path) -> None:
-    os.symlink(file.resolve(), target)
+def _save_thumbs(originals: Originals, picked: list[tuple[int, str]], folder: Path) -> None:
+    """Small pictures of the first picks, named by id as those of embeddings are."""
+    folder.mkdir()
+    for i, path in picked[:N_THUMBS]:
+        with suppress(DataError):  # the data may have changed since; then there is nothing to show
+            picture = originals.image(path)
+            picture.thumbnail((4 * THUMB_SIDE, THUMB_SIDE))
+            picture.save(folder / f"{i:06d}.webp", quality=80)
 
 
 def _typed(options: dict[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,54 @@
+"""The original images behind some paths: to copy, to link to, to show; wherever they lie."""
+
+import os
+import shutil
+from pathlib import Path
+
+from PIL import Image
+
+from likewise.errors import DataError
+from likewise.files import write_bytes
+from likewise.images.decode import MAX_PIXELS, Unusable, to_image
+from likewise.images.scan import locate
+from likewise.images.sources import Files
+
+
+class Originals:
+    """The images of DATA by their paths, as embeddings and selections name them. Raises DataError if DATA is gone."""
+
+    def __init__(self, data: str) -> None:
+        self.data, self.listing = data, locate(data)
+        self.place = {path: i for i, path in enumerate(self.listing.paths)}
+
+    def copy(self, path: str, target: Path) -> None:
+        """A file with the very bytes of the image; of pixels in memory a lossless PNG."""
+        i = self._find(path)
+        if not isinstance(self.listing, Files):
+            self.image(path).save(target.with_name(target.name + ".png"))
+        elif self.listing.files is not None:
+            shutil.copy2(self.listing.files[i], target)
+        else:
+            write_bytes(target, self.listing.read(i))
+
+    @property
+    def linkable(self) -> bool:
+        """Whether each image is a file of its own."""
+        return isinstance(self.listing, Files) and self.listing.files is not None
+
+    def link(self, path: str, target: Path) -> None:
+        """A symbolic link to the file, where there is one."""
+        assert isinstance(self.listing, Files)
+        assert self.listing.files is not None
+        os.symlink(self.listing.files[self._find(path)].resolve(), target)
+
+    def image(self, path: str) -> Image.Image:
+        """The picture itself."""
+        try:
+            return to_image(self.listing.load(self._find(path), None, MAX_PIXELS)[1].pixels)
+        except Unusable as error:
+            raise DataError(f"{path}: {error}") from None
+
+    def _find(self, path: str) -> int:
+        if path not in self.place:
+            raise DataError(f"{self.data}: has no image {path}; it is not the data that was selected from")
+        return self.place[path]

@@ -1,0 +1,168 @@
+"""The verb select on real folders, archives, lists and arrays; and what pretrain and the report make of a selection."""
+
+import csv
+import json
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+import likewise
+from likewise.cli import app
+from likewise.errors import DataError, UsageError
+from likewise.report.folders import read_folders
+from likewise.report.sections import Thumbs, coreset
+from likewise.verbs.ids import read_ids
+from likewise.verbs.select import choose
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """Thirty pictures in two folders, the same in a .zip, and a list of some."""
+    root = tmp_path_factory.mktemp("data") / "photos"
+    rng = np.random.default_rng(0)
+    for i in range(30):
+        file = root / ("even" if i % 2 == 0 else "odd") / f"{i:02d}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (20, 24, 3), dtype=np.uint8)).save(file)
+    (root / "even" / "broken.png").write_bytes(b"no picture")
+    with zipfile.ZipFile(root.with_suffix(".zip"), "w") as archive:
+        for file in sorted(root.rglob("*.png")):
+            archive.write(file, file.relative_to(root))
+    listed = sorted(file for file in root.rglob("*.png") if file.name != "broken.png")[5:20]
+    root.with_suffix(".txt").write_text("\n".join(str(file) for file in listed))
+    return root
+
+
+def embedded(data, out):
+    run = CliRunner().invoke(app, ["embed", "pixels", str(data), "--out", str(out), "--quiet", "--max-bad", "10%"])
+    assert run.exit_code == 0, run.output
+    return out
+
+
+def picked(folder):
+    with open(folder / "selection.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.parametrize("kind", ["folder", "zip", "list"])
+def test_copies_are_the_very_files_in_pick_order(photos, tmp_path, kind):
+    data = {"folder": photos, "zip": photos.with_suffix(".zip"), "list": photos.with_suffix(".txt")}[kind]
+    emb = embedded(data, tmp_path / "emb")
+    choose(emb, tmp_path / "sel", budget=5, copy_to=tmp_path / "copies")
+    rows = picked(tmp_path / "sel")
+    copies = sorted((tmp_path / "copies").iterdir())
+    assert [file.name for file in copies] == [f"{r}-{Path(row['path']).name}" for r, row in enumerate(rows)]
+    for file, row in zip(copies, rows, strict=True):
+        original = Path(row["path"]) if kind == "list" else photos / row["path"]
+        assert file.read_bytes() == original.read_bytes()
+    assert {f"{int(row['id']):06d}.webp" for row in rows} == {f.name for f in (tmp_path / "sel/thumbs").iterdir()}
+
+
+def test_links_need_files_of_their_own(photos, tmp_path):
+    for kind, data in (("folder", photos), ("list", photos.with_suffix(".txt"))):
+        emb = embedded(data, tmp_path / kind)
+        choose(emb, tmp_path / f"sel-{kind}", budget=3, link_to=tmp_path / f"links-{kind}")
+        links = sorted((tmp_path / f"links-{kind}").iterdir())
+        assert [link.resolve().name for link in links] == [
+            Path(row["path"]).name for row in picked(tmp_path / f"sel-{kind}")
+        ]
+    emb = embedded(photos.with_suffix(".zip"), tmp_path / "zip")
+    with pytest.raises(UsageError, match="are no files of their own"):
+        choose(emb, tmp_path / "sel", budget=3, link_to=tmp_path / "links")
+    assert not (tmp_path / "sel").exists()
+
+
+def test_pixels_in_memory_are_copied_as_png(tmp_path):
+    emb = embedded("digits", tmp_path / "emb")
+    choose(emb, tmp_path / "sel", budget=2, copy_to=tmp_path / "copies")
+    digits = likewise.open_images("digits")
+    for file, row in zip(sorted((tmp_path / "copies").iterdir()), picked(tmp_path / "sel"), strict=True):
+        assert np.array_equal(np.asarray(Image.open(file)), np.asarray(digits.image(int(row["id"]))))
+
+
+def test_a_plain_array_and_its_images(photos, tmp_path):
+    x = np.random.default_rng(1).normal(size=(15, 4))
+    np.save(tmp_path / "x.npy", x)
+    choose(tmp_path / "x.npy", tmp_path / "sel", budget=4)
+    assert [row["path"] for row in picked(tmp_path / "sel")] == [""] * 4
+    data = str(photos.with_suffix(".txt"))
+    choose(tmp_path / "x.npy", tmp_path / "named", budget=4, data=data, copy_to=tmp_path / "copies")
+    assert all(Path(row["path"]).is_file() for row in picked(tmp_path / "named"))
+    with pytest.raises(UsageError, match=r"an array has no images; pass --data"):
+        choose(tmp_path / "x.npy", tmp_path / "third", budget=4, copy_to=tmp_path / "more")
+    with pytest.raises(DataError, match=r"has 31 images, and .* 15 rows"):
+        choose(tmp_path / "x.npy", tmp_path / "third", budget=4, data=str(photos))
+
+
+def test_scores_labels_and_targets_come_from_files(photos, tmp_path):
+    emb = embedded(photos, tmp_path / "emb")
+    paths = likewise.Embeddings.load(emb).paths
+    scores = np.arange(30)[::-1]
+    np.save(tmp_path / "scores.npy", scores)
+    lines = [f"{path},{score}" for path, score in zip(paths, scores, strict=True)]
+    (tmp_path / "scores.csv").write_text("path,score\n" + "\n".join(lines[::-1]) + "\n")
+    for name in ("scores.npy", "scores.csv"):
+        choose(emb, tmp_path / f"by-{name}", method="ucs", budget=3, scores=tmp_path / name)
+        assert [int(row["id"]) for row in picked(tmp_path / f"by-{name}")] == [0, 1, 2]
+    choose(emb, tmp_path / "balanced", method="class-balanced", budget=6, labels="folders")
+    assert sorted(row["path"].split("/")[0] for row in picked(tmp_path / "balanced")) == ["even"] * 3 + ["odd"] * 3
+    target = embedded(photos.with_suffix(".txt"), tmp_path / "target")
+    choose(emb, tmp_path / "open", method="top-k", budget=15, target=target)
+    listed = {Path(line).name for line in photos.with_suffix(".txt").read_text().split()}
+    assert {Path(row["path"]).name for row in picked(tmp_path / "open")} == listed
+    assert json.loads((tmp_path / "open/selection.json").read_text())["target"] == str(target)
+    for arguments, message in (
+        ({"method": "ucs", "scores": tmp_path / "none.npy"}, "none.npy: is not an array"),
+        ({"method": "class-balanced", "labels": "own"}, "the embeddings have no labels"),
+    ):
+        with pytest.raises((DataError, UsageError), match=message):
+            choose(emb, tmp_path / "bad", **arguments)
+
+
+def test_ids_are_read_from_whatever_lists_them(photos, tmp_path):
+    emb = embedded(photos, tmp_path / "emb")
+    choose(emb, tmp_path / "sel", budget=4)
+    ids = [int(row["id"]) for row in picked(tmp_path / "sel")]
+    (tmp_path / "ids.txt").write_text("\n".join(map(str, ids)) + "\n")
+    (tmp_path / "ids.csv").write_text("id,why\n" + "".join(f"{i},liked\n" for i in ids))
+    for source in ("sel", "sel/selection.csv", "ids.txt", "ids.csv"):
+        assert read_ids(tmp_path / source, "--subset", 30).tolist() == ids
+        more = choose(emb, tmp_path / "more", budget=26, chosen=tmp_path / source, overwrite=True)
+        assert more["n"] == 26
+        assert not set(ids) & {int(row["id"]) for row in picked(tmp_path / "more")}
+    for text, message in (
+        ("1\n1\n", "must be distinct"),
+        ("1\ntwo\n", "expected a selection"),
+        ("-1\n", "not below 0"),
+    ):
+        (tmp_path / "bad.txt").write_text(text)
+        with pytest.raises(UsageError, match=message):
+            read_ids(tmp_path / "bad.txt", "--subset")
+    (tmp_path / "far.txt").write_text("7\n")
+    with pytest.raises(DataError, match="names image 7, but the set has 5"):
+        read_ids(tmp_path / "far.txt", "--subset", 5)
+
+
+def test_from_a_run_on_a_real_folder_to_a_run_on_what_matters(photos, tmp_path):
+    run = tmp_path / "run"
+    likewise.pretrain(photos, out=run, steps=2, batch_size=8, size=16, max_bad="10%", encoder="convnet", seed=0)
+    choose(run, tmp_path / "sel", budget=8, method="facility-location")
+    (tmp_path / "ids.txt").write_text("\n".join(row["id"] for row in picked(tmp_path / "sel")))
+    settings = {"steps": 2, "batch_size": 4, "size": 16, "max_bad": "10%", "encoder": "convnet", "seed": 0}
+    weights = {}
+    for source in ("sel", "ids.txt"):
+        result = likewise.pretrain(photos, out=tmp_path / f"on-{source}", subset=tmp_path / source, **settings)
+        assert result["images"] == 8
+        weights[source] = result["weights"]
+    assert weights["sel"] == weights["ids.txt"]
+    _, _, selections = read_folders([tmp_path / "sel"])
+    shown = coreset(selections[0], None, Thumbs())
+    assert [one["path"] for one in shown["shown"]] == [row["path"] for row in picked(tmp_path / "sel")]
+    assert [one["rank"] for one in shown["shown"]] == list(range(1, 9))
+    assert not any("cannot be shown" in note for note in shown["notes"])
+    likewise.write_report([tmp_path / "sel"], tmp_path / "report.html")
+    assert (tmp_path / "report.html").read_text().count("data:image/webp") >= 8
