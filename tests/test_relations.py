@@ -129,6 +129,8 @@ def test_copies_are_alike_if_their_originals_are() -> None:
     assert closed.n_similar == 16 * relation.n_similar + 6 * 10
     assert len(closed.pairs) == len(relation.pairs)  # nothing is multiplied
     assert alone(10).copied(originals).n_similar == 6 * 10
+    some = torch.tensor([7, 2, 2, 5])  # a part of the images keeps its part of the relation
+    assert torch.equal(relation.copied(some).similar(torch.arange(4)), whole[some][:, some])
     with pytest.raises(DataError, match="originals: image 10 is unknown"):
         relation.copied(torch.tensor([0, 10]))
 

@@ -345,6 +345,25 @@ def list_(kind: Annotated[Kind, typer.Argument()], as_json: Json = False) -> Non
 
 
 @app.command()
+def reproduce(
+    paper: Annotated[str, typer.Argument(help="drlim.", metavar="PAPER")],
+    out: Annotated[Path, typer.Option(help="The folder of results, figures and a page.")],
+    budget: Annotated[str, typer.Option(help="cpu (minutes on 2 cores) or full.")] = "cpu",
+    seed: Seed = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with what is in --out.")] = False,
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Run a paper's experiments again, and check its claims."""
+    with answer(as_json, quiet) as reply:
+        from likewise.verbs.reproduce import reproduce as run
+
+        result = run(paper, out, budget=budget, seed=seed or 0, resume=resume, overwrite=overwrite)
+        reply(result, lambda: _checks(result))
+
+
+@app.command()
 def demo(
     out: Annotated[Path, typer.Option(help="Where everything goes.")] = Path("likewise-demo"),
     seed: Seed = None,
@@ -450,6 +469,14 @@ def _matching(result: dict[str, Any]) -> str:
         for name, means in result["map"].items()
     ]
     return "\n".join([*lines, _table(table)])
+
+
+def _checks(result: dict[str, Any]) -> str:
+    lines = [
+        f"{'ok  ' if check['ok'] else 'MISS'}  {check['what']}: {check['value']:,.4g} (bar {check['bar']})"
+        for check in result["checks"]
+    ]
+    return "\n".join([*lines, f"{result['seconds']:.0f} s: {result['results']}"])
 
 
 def _scan(result: dict[str, Any]) -> str:

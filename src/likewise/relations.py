@@ -104,7 +104,11 @@ class Relation:
         Copies are alike if they are of one original or of originals that are alike, whatever was done to either.
         """
         check_ids(originals, len(self), "originals")
-        return Relation(self.groups[originals], self.pairs)
+        used, groups = self.groups[originals].unique(return_inverse=True)
+        number = torch.full((self.n_groups,), -1)
+        number[used] = torch.arange(len(used))
+        pairs = number[self.pairs]
+        return Relation(groups, pairs[(pairs >= 0).all(1)])
 
     @cached_property
     def _sizes(self) -> Int[Tensor, " g"]:

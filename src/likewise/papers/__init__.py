@@ -1,1 +1,20 @@
+"""Reproductions, one file each, to be read from top to bottom. What is listed here is what `likewise reproduce` takes.
 
+    paper(out, *, budget: "cpu" | "full", seed) -> {"checks": [...], <the paper's own results>}
+
+Each writes into the folder `out` (FILES) and nowhere else; `parts.part` keeps what is done, so that a call that was
+interrupted goes on where it stopped.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from likewise.papers import drlim
+
+BUDGETS = ("cpu", "full")
+FILES = ("results.json", "README.md", "figures", "parts")
+PAPERS: dict[str, Callable[..., dict[str, Any]]] = {
+    "drlim": drlim.reproduce,
+}
+
+__all__ = ["BUDGETS", "FILES", "PAPERS"]

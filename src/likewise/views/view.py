@@ -49,7 +49,10 @@ class View:
         maps = torch.eye(3, device=source.pixels.device).expand(len(source.pixels), 3, 3)
         for i, operation in enumerate(self.geometry):
             maps = maps @ operation(source.sizes, draws.child(f"geometry{i}"))
-        images = sample(source, maps, self.size, self.fill)
+        if not self.geometry and bool((source.sizes == self.size).all()):
+            images = source.pixels / 255  # nothing to resample
+        else:
+            images = sample(source, maps, self.size, self.fill)
         made: dict[tuple, Tensor] = {}
         for rows in parts(len(images), images.shape[1] * self.size**2, images.device) if self.colour else []:
             part, some = images[rows], _Some(**vars(draws), rows=rows, made=made)

@@ -1,0 +1,56 @@
+"""What reproductions share: parts that are done once, checks against bars, tables."""
+
+import math
+import operator
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+from likewise.files import read_json, write_json
+from likewise.progress import say
+
+COMPARE = {">": operator.gt, ">=": operator.ge, "<": operator.lt, "<=": operator.le, "=": operator.eq}
+
+
+def part(out: Path, name: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What `make` finds, kept in out/parts/name.json with the `seconds` it took: what is done is not done again."""
+    file = out / "parts" / f"{name}.json"
+    if not file.is_file():
+        say(f"{name} ...")
+        started = time.perf_counter()
+        found = make()
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_json(file, {**found, "seconds": time.perf_counter() - started})
+    return read_json(file)
+
+
+def check(id: str, what: str, value: float | int, compare: str, bar: float | int) -> dict[str, Any]:
+    """One claim with its bar: {id, what, value, bar, ok}.
+
+    >>> check("rank", "features in use", 60.0, ">", 50)["ok"]
+    True
+    """
+    ok = not math.isnan(value) and bool(COMPARE[compare](value, bar))
+    return {"id": id, "what": what, "value": value, "bar": f"{compare} {bar:,}", "ok": ok}
+
+
+def mean_of(runs: Sequence[Mapping[str, Any]], figure: str) -> float:
+    """The mean of a figure over several seeds; not a number where no run has it."""
+    values = [run[figure] for run in runs if figure in run]
+    return fmean(values) if values else math.nan
+
+
+def mean_and_spread(runs: Sequence[Mapping[str, Any]], figure: str) -> str:
+    """ "0.912 ± 0.003": mean and deviation over seeds, or "" where no run has the figure."""
+    values = [run[figure] for run in runs if figure in run]
+    if not values:
+        return ""
+    return f"{fmean(values):.3g}" + (f" ± {stdev(values):.2g}" if len(values) > 1 else "")
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)

@@ -1,0 +1,256 @@
+"""Reproductions: their measures against oracles, their readers and renderers, and the verb on a small plan."""
+
+import gzip
+import itertools
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from sklearn.datasets import make_swiss_roll
+from sklearn.manifold import LocallyLinearEmbedding, trustworthiness
+from sklearn.neighbors import KNeighborsClassifier
+
+from likewise.cli import app
+from likewise.errors import DataError, UsageError
+from likewise.images import norb
+from likewise.papers import PAPERS, drlim, measures
+from likewise.papers.airplane import rendered
+from likewise.papers.parts import check, mean_and_spread, part, table
+from likewise.verbs import reproduce as verb
+
+dice = np.random.default_rng(0)
+X = dice.normal(size=(120, 2))
+Y = (X[:, 0] > 0).astype(np.int64)
+
+
+def test_vote_is_scikit_learn_s() -> None:
+    points = dice.normal(size=(80, 2))
+    truth = (points[:, 0] > 0).astype(np.int64)
+    assert measures.vote(X, Y, points, truth) == KNeighborsClassifier(5).fit(X, Y).score(points, truth)
+    apart = np.arange(120) % 3, np.arange(80) % 3
+    right = sum(
+        KNeighborsClassifier(5).fit(X[apart[0] != m], Y[apart[0] != m]).predict(points[i : i + 1])[0] == truth[i]
+        for i, m in enumerate(apart[1])
+    )
+    assert measures.vote(X, Y, points, truth, apart=apart) == right / 80
+
+
+def test_trustworthiness_is_scikit_learn_s() -> None:
+    high = dice.normal(size=(60, 6))
+    expected = trustworthiness(high, X[:60], n_neighbors=7)
+    assert measures.trustworthiness(X[:60], measures.distances(high, high), 7) == pytest.approx(expected)
+    assert measures.trustworthiness(X[:60], measures.distances(X[:60], X[:60]), 7) == 1
+
+
+def test_trustworthiness_shares_ranks_among_equals() -> None:
+    """Copies at the same place: whichever of them the map has near, nothing is lost."""
+    places = np.repeat(dice.normal(size=(10, 2)), 5, axis=0)
+    distances = measures.distances(places, places)
+    assert measures.trustworthiness(places + 1e-9 * dice.normal(size=places.shape), distances, 4) == 1
+
+
+def test_orbit_spread_and_ratio_by_hand() -> None:
+    x = np.array([[0.0, 0], [0, 1], [4, 0], [4, 1]])
+    orbit = np.array([0, 0, 1, 1])
+    between = (4 + 4 + 2 * 17**0.5) / 4
+    assert measures.orbit_spread(x, orbit) == pytest.approx(1 / ((2 * 1 + 4 * between) / 6))
+    assert measures.ratio(x, orbit) == pytest.approx(4 * 4 / (4 * 0.25))
+
+
+def test_geodesics_follow_the_edges() -> None:
+    line = np.arange(6.0)[:, None] * np.array([[1.0, 0]])
+    next_to = np.array([[1], [0], [1], [4], [3], [4]])  # two pieces: 0-1-2 and 3-4-5
+    paths = measures.geodesics(line, next_to)
+    assert paths[0, :3].tolist() == [0, 1, 2]
+    assert (paths[:3, 3:] > 2).all()
+
+
+def test_clusters_are_counted_and_evenness_is_even() -> None:
+    blobs = np.concatenate([dice.normal(size=(200, 2)) * 0.05 + place for place in ((0, 0), (3, 0), (0, 3))])
+    assert measures.n_clusters(blobs) == 3
+    assert measures.n_components(measures.neighbours_of(blobs)) == 3
+    grid = np.stack(np.meshgrid(np.arange(10.0), np.arange(10.0)), -1).reshape(-1, 2)
+    assert measures.evenness(grid) < 1e-6 < measures.evenness(X)
+    assert measures.rand_index(blobs, np.repeat(np.arange(3), 200), 3, 0) == 1
+
+
+def test_a_quadratic_boundary_parts_a_disc_from_its_surroundings() -> None:
+    inside = (np.linalg.norm(X, axis=1) < 1).astype(np.int64)
+    assert measures.quadratic(X[:80], inside[:80], X[80:], inside[80:]) > 0.9
+
+
+def test_lle_is_scikit_learn_s_on_the_same_graph() -> None:
+    x = make_swiss_roll(300, random_state=0)[0]
+    theirs = LocallyLinearEmbedding(n_neighbors=8, n_components=2, random_state=0, eigen_solver="dense").fit_transform(
+        x
+    )
+    ours = measures.lle(x, measures.neighbours_of(x, 8), 2, 0)
+    for a, b in zip(ours.T, theirs.T, strict=True):
+        assert abs(np.corrcoef(a, b)[0, 1]) > 0.999
+    assert abs(np.corrcoef(ours[:, 0], theirs[:, 1])[0, 1]) < 0.5
+
+
+def test_circular_correlation_is_fisher_and_lee_s() -> None:
+    a = dice.uniform(0, 2 * np.pi, 40)
+    b = a + dice.normal(size=40)
+    pairs = list(itertools.combinations(range(40), 2))
+    sines = np.array([(np.sin(a[i] - a[j]), np.sin(b[i] - b[j])) for i, j in pairs])
+    expected = (sines[:, 0] * sines[:, 1]).sum() / np.sqrt((sines**2).sum(0).prod())
+    assert measures.circular_correlation(a, b) == pytest.approx(expected)
+    assert measures.circular_correlation(a, a + 2) == pytest.approx(1)
+    assert measures.circular_correlation(a, 2 - a) == pytest.approx(-1)
+
+
+def test_a_cylinder_is_measured_as_one() -> None:
+    a, e, k = (v.ravel() for v in np.meshgrid(np.arange(18), np.arange(9), np.arange(6), indexing="ij"))
+    angle = 2 * np.pi * a / 18
+    x = np.column_stack([np.cos(angle), np.sin(angle), 0.3 * e]) @ np.linalg.qr(dice.normal(size=(3, 3)))[0]
+    noisy = x + 0.01 * dice.normal(size=x.shape)
+    found = measures.pose(noisy, a, e, k, 18, measures.frame(noisy[::2], a[::2], 18))
+    assert found["az_corr"] > 0.99
+    assert found["el_rho"] > 0.98
+    assert found["light_ratio"] < 0.1
+    lost = measures.pose(dice.permutation(noisy), a, e, k, 18, measures.frame(noisy, a, 18))
+    assert lost["az_corr"] < 0.2
+    assert lost["light_ratio"] > 0.8
+
+
+def matrix(values: np.ndarray, magic: int) -> bytes:
+    shape = np.array([*values.shape, *[1] * (3 - values.ndim)], "<i4")
+    return np.array([magic, values.ndim], "<i4").tobytes() + shape.tobytes() + values.tobytes()
+
+
+@pytest.mark.parametrize("end", [".mat", ".mat.gz"])
+def test_small_norb_is_read(end: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files in its format: stereo pairs of three toys, of which the second and the third are airplanes."""
+    monkeypatch.setenv("LIKEWISE_DATA", str(tmp_path))
+    assert norb.airplane() is None
+    folder = tmp_path / "small-norb"
+    folder.mkdir()
+    dat = dice.integers(0, 256, (6, 2, 8, 8), dtype=np.uint8)
+    cat = np.array([0, 2, 2, 2, 2, 0], "<i4")
+    info = np.array([[4, 0, 0, 0], [6, 3, 34, 5], [6, 8, 2, 0], [7, 1, 0, 0], [6, 0, 0, 1], [6, 0, 0, 0]], "<i4")
+    for kind, values, magic in (("dat", dat, 0x1E3D4C55), ("cat", cat, 0x1E3D4C54), ("info", info, 0x1E3D4C54)):
+        data = matrix(values, magic)
+        (folder / f"{norb.STEM}{kind}{end}").write_bytes(gzip.compress(data) if end.endswith("gz") else data)
+    found = norb.airplane()
+    assert found is not None
+    assert np.array_equal(found.images, dat[[1, 2, 4], 0])
+    assert found.azimuth.tolist() == [17, 1, 0]
+    assert found.elevation.tolist() == [3, 8, 0]
+    assert found.light.tolist() == [5, 0, 1]
+
+
+def test_what_is_no_matrix_of_norb(tmp_path: Path) -> None:
+    for name, data, says in (
+        ("a.mat", b"PK", "expected a matrix of NORB"),
+        ("b.mat", matrix(np.zeros((2, 3), "<i4"), 0x1E3D4C54)[:-4], "holds 5 values; expected 2 x 3"),
+    ):
+        (tmp_path / name).write_bytes(data)
+        with pytest.raises(DataError, match=says):
+            norb.read_matrix(tmp_path / name)
+
+
+def test_the_rendered_object_differs_by_pose_and_by_light(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("likewise.papers.airplane.N_AZIMUTHS", 3)
+    monkeypatch.setattr("likewise.papers.airplane.N_ELEVATIONS", 2)
+    poses = rendered()
+    assert poses.images.shape == (36, 96, 96)
+    assert len(np.unique(poses.images.reshape(36, -1), axis=0)) == 36
+    ground = poses.images[:, 0, 0]
+    assert (ground == ground[0]).all()
+    shapes = (poses.images != ground[0]).reshape(36, -1)
+    same_pose = shapes[(poses.azimuth == 1) & (poses.elevation == 1)]
+    assert (same_pose[0] == same_pose).mean() > 0.98  # a light changes the shading, and not the outline
+    assert not (shapes[poses.azimuth == 0][0] == shapes[poses.azimuth == 1][0]).mean() > 0.98
+
+
+def test_a_part_is_done_once(tmp_path: Path) -> None:
+    calls: list[int] = []
+
+    def make() -> dict[str, Any]:
+        calls.append(1)
+        return {"figure": 0.5}
+
+    first, again = (part(tmp_path, "one", make) for _ in range(2))
+    assert first == again
+    assert first["figure"] == 0.5
+    assert len(calls) == 1
+
+
+def test_checks_and_tables() -> None:
+    assert check("a", "b", 0.2, "<", 0.3) == {"id": "a", "what": "b", "value": 0.2, "bar": "< 0.3", "ok": True}
+    assert not check("a", "b", float("nan"), "<", 0.3)["ok"]
+    assert mean_and_spread([{"a": 1.0}, {"a": 2.0}], "a") == "1.5 ± 0.71"
+    assert mean_and_spread([{}], "a") == ""
+    assert table(["x"], [["1"]]) == "| x |\n| --- |\n| 1 |"
+
+
+def test_shifts_and_turns_by_hand() -> None:
+    images = np.arange(1, 13, dtype=np.uint8).reshape(1, 3, 4)
+    assert drlim.shift(images, 1)[0].tolist() == [[0, 1, 2, 3], [0, 5, 6, 7], [0, 9, 10, 11]]
+    assert drlim.shift(images, -3)[0].tolist() == [[4, 0, 0, 0], [8, 0, 0, 0], [12, 0, 0, 0]]
+    copies = drlim.all_shifts(np.ones((2, 28, 28), np.uint8))
+    assert copies.shape == (10, 28, 28)
+    assert copies[:5].sum((1, 2)).tolist() == [28 * 22, 28 * 25, 28 * 28, 28 * 25, 28 * 22]
+    bar = np.zeros((1, 28, 28), np.uint8)
+    bar[0, :, 13:15] = 255
+    assert np.array_equal(drlim.turn(bar, 90.0)[0], bar[0].T)
+    assert np.array_equal(drlim.turn(bar, 0.0), bar)
+
+
+@pytest.mark.data
+def test_the_paper_runs_resumes_and_says_what_it_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The whole of (iii) and the page, on a plan of few steps; what is not asked for here is left out."""
+    monkeypatch.setattr(drlim, "STEPS", dict.fromkeys(drlim.STEPS, 3))
+    monkeypatch.setattr(drlim, "SEEDS", 1)
+    for name in ("alike", "shifted", "on_demand", "beside_atlases", "ten_digits", "draw"):
+        monkeypatch.setattr(drlim, name, lambda out, *_, name=name: RESULTS.get(name, {}))
+    monkeypatch.setattr(drlim, "isomap", lambda x, dim: dice.normal(size=(len(x), dim)))
+    monkeypatch.setattr(measures, "lle", lambda x, near, dim, seed: dice.normal(size=(len(x), dim)))
+    out = tmp_path / "out"
+    with pytest.raises(SystemExit) as stop:
+        app(["reproduce", "drlim", "--out", str(out), "--json", "--quiet"])
+    assert stop.value.code == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert set(answer) == {"paper", "budget", "seconds", "results", "checks"}
+    assert {"id", "what", "value", "bar", "ok"} == set(answer["checks"][0])
+    results = json.loads(Path(answer["results"]).read_text())
+    assert results["iii"][0]["similar_pairs"] + results["iii"][0]["dissimilar_pairs"] == 660 * 659 // 2
+    assert 10_000 < results["iii"][0]["similar_pairs"] < 12_000  # the paper: 10,989
+    assert "(iii) Poses" in (out / "README.md").read_text()
+    with pytest.raises(UsageError, match="not empty"):
+        verb.reproduce("drlim", out)
+    monkeypatch.setattr(drlim, "posed", lambda *_: pytest.fail("it is done already"))
+    again = verb.reproduce("drlim", out, resume=True)
+    assert again["checks"] == answer["checks"]
+
+
+def test_wrong_papers_and_budgets(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="did you mean 'drlim'"):
+        verb.reproduce("drlin", tmp_path / "out")
+    with pytest.raises(UsageError, match="--budget gpu: expected cpu or full"):
+        verb.reproduce("drlim", tmp_path / "out", budget="gpu")
+    assert all(callable(paper) for paper in PAPERS.values())
+
+
+def _shifts() -> dict[str, float]:
+    named = ("shift k-NN", "class k-NN", "orbit spread", "Rand index", "silhouette class", "silhouette shift")
+    return {name: i / 10 for i, name in enumerate(named)}
+
+
+RESULTS: dict[str, dict[str, Any]] = {
+    "alike": {
+        "directed_pairs": 30_000,
+        "pairs": 17_997_000,
+        **{row: {"class k-NN": 0.9} for row in ("DrLIM", "PCA", "LLE *")},
+    },
+    "shifted": {row: _shifts() for row in ("(ii-a) DrLIM, pixel neighbours", "(ii-c) DrLIM, with the prior")},
+    "on_demand": {
+        f"DrLIM, {name} declared": {"shift spread": 0.1, "rotation spread": 0.5} for name in ("shift", "rotation")
+    },
+}
