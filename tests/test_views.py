@@ -523,3 +523,8 @@ def test_a_view_that_cannot_be_is_refused_when_it_is_made(wrong, message):
 
     with pytest.raises(UsageError, match=message):
         wrong()
+
+
+def test_an_image_that_has_the_size_asked_for_is_itself():
+    source = whole(noise(4, 3, 9))
+    assert torch.equal(View(9)(source, keyed(4)), source.pixels / 255)

@@ -49,7 +49,11 @@ class View:
         maps = torch.eye(3, device=source.pixels.device).expand(len(source.pixels), 3, 3)
         for i, operation in enumerate(self.geometry):
             maps = maps @ operation(source.sizes, draws.child(f"geometry{i}"))
-        if not self.geometry and bool((source.sizes == self.size).all()):
+        if (
+            not self.geometry
+            and source.pixels.shape[2:] == (self.size,) * 2
+            and bool((source.sizes == self.size).all())
+        ):
             images = source.pixels / 255  # nothing to resample
         else:
             images = sample(source, maps, self.size, self.fill)
