@@ -468,6 +468,7 @@ def test_rectangles() -> None:
 
 
 def test_block_masks_hide_exactly_the_stated_share() -> None:
+    assert block_mask(drawn(9), 4, 4, torch.ones(9)).sum(1).tolist() == [15] * 9  # never everything
     share = torch.linspace(0, 0.9, 64)
     mask = block_mask(drawn(64), 8, 6, share)
     assert torch.equal(mask.sum(1), (share * 48).round().long())

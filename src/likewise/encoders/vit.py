@@ -54,6 +54,7 @@ class ViT(Encoder):
         self.blocks = nn.ModuleList(Block(width, n_heads) for _ in range(depth))
         self.norm = nn.LayerNorm(width)
         initialise(self)
+        nn.init.xavier_uniform_(self.embed.weight)  # 0.02 would drown small patches in their positions
         nn.init.normal_(self.cls, std=0.02)
 
     def patches(self, images: Images) -> Float[Tensor, "b t p"]:

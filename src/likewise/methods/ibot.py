@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from likewise.draws import Draws
 from likewise.encoders.vit import ViT
+from likewise.errors import UsageError
 from likewise.methods.base import Method
 from likewise.methods.dino import distilled
 from likewise.methods.masking import block_mask, only, vit
@@ -84,6 +85,8 @@ class IBOT(Method):
         output_dim: int = 128,
     ) -> None:
         super().__init__()
+        if not 0 < least_hidden <= most_hidden < 1:
+            raise UsageError(f"least_hidden={least_hidden}, most_hidden={most_hidden}: expected 0 < least <= most < 1")
         self.encoder, self.views, self.temperature = vit(encoder, "iBOT"), views, temperature
         self.share, self.sharp = (least_hidden, most_hidden), (teacher_temperature, final_teacher_temperature)
         self.teacher_momentum, self.centre_momentum = teacher_momentum, centre_momentum

@@ -39,7 +39,7 @@ def rectangles(
 
 
 def block_mask(draws: Draws, h: int, w: int, share: Float[Tensor, " b"]) -> Bool[Tensor, "b t"]:
-    """Hide exactly round(share t) patches of each image, in rectangles (Bao et al., 2021, arXiv 2106.08254).
+    """Hide round(share t) patches of each image, never all, in rectangles (Bao et al., 2021, arXiv 2106.08254).
 
     Rectangles of an eighth to a third of the patches fall until there are enough; the last is cut short.
     """
@@ -47,7 +47,7 @@ def block_mask(draws: Draws, h: int, w: int, share: Float[Tensor, " b"]) -> Bool
     t = fallen.shape[2]
     when = torch.where(fallen.any(1), fallen.int().argmax(1), fallen.shape[1])  # that covers a patch first
     rank = (when * t + torch.arange(t, device=when.device)).argsort(1).argsort(1)
-    return rank < (share * t).round().unsqueeze(1)
+    return rank < (share * t).round().clamp(max=t - 1).unsqueeze(1)
 
 
 @full_precision
