@@ -32,7 +32,6 @@ from likewise.types import Encoder
 
 SIDES = (24, 32, 48, 64, 96)
 SIDE, MADE_SIDE = 64, 32  # the made images have 96 pixels, and small regions
-MOST = 500  # regions of an image
 
 
 def main() -> None:
@@ -97,7 +96,7 @@ def match(
 ) -> dict[str, Any]:
     """All pairs, going on where an earlier call stopped."""
     begun = (out / "settings.json").is_file()
-    settings: dict[str, Any] = {"side": side, "most": MOST, "out": out, "resume": begun}
+    settings: dict[str, Any] = {"side": side, "out": out, "resume": begun}
     return likewise.match(dict(models) or "pixels", pairs, make_from=None if pairs.is_dir() else make_from, **settings)
 
 
@@ -111,7 +110,7 @@ def by_side(
     for side in sides:
         rows = [
             {"scene": done.pair.scene, "image": done.pair.image, "change": done.pair.change, "descriptor": d, "ap": ap}
-            for done in compare(pairs, describers, side=side, most=MOST)
+            for done in compare(pairs, describers, side=side)
             for d, ap in done.ap.items()
         ]
         means[str(side)] = mean_average_precision(rows)
@@ -168,6 +167,8 @@ def report(found: Mapping[str, Any]) -> None:
     names = next(iter(sides.values()))
     table({name: {side: means[name]["all"] for side, means in sides.items()} for name in names})
     for name, rows in found.get("differences", {}).items():
+        if not rows:
+            continue
         print(f"\n{name}: differences\n")
         cells: dict[str, dict[str, str]] = {}
         for row in rows:

@@ -88,7 +88,9 @@ class Curve:
 
 
 def invariance(encoder: Encoder, train: ImageSet, test: ImageSet, *, size: int, draws: Draws) -> dict[str, Any]:
-    """Mean height of each curve of the output within Exemplar-CNN's range (`rotation`) and beyond (`rotation_outside`),
+    """How far features move when images are shifted, scaled, turned, recoloured or blurred, and what a probe then says.
+
+    Mean height of each curve of the output within Exemplar-CNN's range (`rotation`) and beyond (`rotation_outside`),
     and within it of each layer (`rotation_layer1`); with labels on both sides also the accuracy of a linear probe on
     the views as they are (`accuracy`) and at the end of the range (`rotation_accuracy`)."""
     found = curves(encoder, test, size=size, train=train, draws=draws)

@@ -53,10 +53,27 @@ def overlap(a: Ellipses, b: Ellipses, *, least: float = 0.5) -> Float[np.ndarray
     reach = np.add.outer(_largest_radius(a), _largest_radius(b))
     near = np.square(a.centre[:, None] - b.centre).sum(2) < reach**2
     i, j = np.nonzero(alike & near)
+    away, limit = a.centre[i] - b.centre[j], _furthest(least) ** 2
+    inverse_a, inverse_b = np.linalg.inv(a.shape)[i], np.linalg.inv(b.shape)[j]
+    reached = (
+        np.maximum(*(np.einsum("ni,nij,nj->n", away, inverse, away) for inverse in (inverse_a, inverse_b))) <= limit
+    )
+    i, j = i[reached], j[reached]
     values = np.zeros(alike.shape)
     found = intersection_over_union(a.rows(i), b.rows(j))
     values[i, j] = np.where(found >= least, found, 0)
     return values
+
+
+def distinct(ellipses: Ellipses, *, least: float) -> Ellipses:
+    """The ellipses, largest first, less those that overlap a larger one that is kept by `least` or more."""
+    order = np.lexsort((*ellipses.centre.T, -ellipses.area()))
+    ellipses = ellipses.rows(order)
+    alike = overlap(ellipses, ellipses, least=least) > 0
+    kept = np.zeros(len(order), bool)
+    for i in range(len(order)):
+        kept[i] = not alike[i, :i][kept[:i]].any()
+    return ellipses.rows(np.flatnonzero(kept))
 
 
 def intersection_over_union(a: Ellipses, b: Ellipses) -> Float[np.ndarray, " n"]:
@@ -78,6 +95,19 @@ def intersection_over_union(a: Ellipses, b: Ellipses) -> Float[np.ndarray, " n"]
     chord = np.minimum(disc, centre[:, 1:] + other) - np.maximum(-disc, centre[:, 1:] - other)
     common = (np.maximum(chord, 0) * half * np.cos(t)).sum(1) * np.pi / NODES
     return common / (np.pi * (1 + radii.prod(1)) - common)
+
+
+def _furthest(least: float) -> float:
+    """How far, in its radii, an ellipse's centre can lie from that of another which it overlaps by `least`.
+
+    Of the other, half lies beyond its own centre; of the unit disc, the cap beyond that distance. Together they must
+    hold the intersection, least / (1 + least) of both areas, and the other's area is at most 1 / least of the disc's.
+    """
+    if least < 0.5:
+        return np.inf
+    distance = np.linspace(0, 1, 1001)
+    cap = np.arccos(distance) - distance * np.sqrt(1 - distance**2)
+    return float(distance[cap >= np.pi * (1 - 0.5 / least) - 1e-9][-1]) + 2e-3
 
 
 def _largest_radius(ellipses: Ellipses) -> Float[np.ndarray, " n"]:

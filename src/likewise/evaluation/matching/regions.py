@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from likewise.errors import UsageError
-from likewise.evaluation.matching.ellipses import Ellipses, of_region
+from likewise.evaluation.matching.ellipses import Ellipses, distinct, of_region
 from likewise.images.imageset import as_channels
 from likewise.types import Images, Source
 from likewise.views.geometry import sample
@@ -25,6 +25,7 @@ EXTENT = 3.0  # half the side of a patch, in radii of its ellipse: what is aroun
 MOST = 1000  # regions of an image
 MARGINS = (5, 6, 7, 8, 10, 12, 14, 17, 20, 24, 28, 34, 40, 48, 56)  # grey values over which a region has to be stable
 SMALLEST, LARGEST = 60, 14_400  # pixels of a region
+DIVERSE = 0.8  # regions that overlap by as much are one
 ORIENTATION_SIDE, BINS = 41, 36
 TOGETHER = 256  # patches
 
@@ -44,23 +45,24 @@ def regions(image: UInt8[np.ndarray, "c h w"], *, most: int = MOST) -> Ellipses:
     """Ellipses of the maximally stable extremal regions of the image's luminance, dark ones and bright ones.
 
     OpenCV's defaults: 60 to 14,400 pixels (and at most half of the image), growing by at most a quarter over the margin
-    of 5 grey values. When these are more than `most`, the margin is raised until at most so many are left, the ones of
-    most contrast. Nested regions are all kept: what OpenCV drops for little diversity differs from version to version.
+    of 5 grey values. Of those that overlap by 0.8 or more the largest is kept (what OpenCV itself drops for little
+    diversity differs from version to version). When more than `most` are left, the margin is raised until at most so
+    many are, the ones of most contrast.
     """
     cv2 = opencv()
     grey = np.ascontiguousarray(as_channels(image, 1)[0])
-    found: list[np.ndarray] = []
+    found = Ellipses(np.zeros((0, 2)), np.zeros((0, 2, 2)))
     largest = min(LARGEST, grey.size // 2)
     for margin in MARGINS if largest > SMALLEST else ():
         detector = cv2.MSER_create(margin, SMALLEST, largest, min_diversity=0.0)
-        found = list(detector.detectRegions(grey)[0])
-        if len(found) <= most:
+        sets = detector.detectRegions(grey)[0]
+        if not len(sets):
+            return found
+        centres, shapes = zip(*(of_region(pixels.astype(np.int64)) for pixels in sets), strict=True)
+        found = distinct(Ellipses(np.array(centres), np.array(shapes)), least=DIVERSE)
+        if len(found.centre) <= most:
             break
-    found = found[:most]
-    shapes = [of_region(pixels.astype(np.int64)) for pixels in found]
-    return Ellipses(
-        np.array([centre for centre, _ in shapes]).reshape(-1, 2), np.array([s for _, s in shapes]).reshape(-1, 2, 2)
-    )
+    return found.rows(np.arange(min(most, len(found.centre))))
 
 
 def frames(image: UInt8[np.ndarray, "c h w"], ellipses: Ellipses, *, extent: float = EXTENT) -> Frames:
