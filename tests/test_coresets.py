@@ -13,6 +13,8 @@ from likewise.errors import DataError, UsageError
 from likewise.types import Embeddings
 
 TIE = 1e-6
+QUALITY = sys.modules["likewise.coresets.quality"]
+K_MEANS = sys.modules["likewise.coresets.k_means"]
 K_CENTER = sys.modules["likewise.coresets.k_center"]
 FACILITY_LOCATION = sys.modules["likewise.coresets.facility_location"]
 GREEDY = sys.modules["likewise.coresets.greedy"]
@@ -167,12 +169,22 @@ def test_k_means_finds_planted_clusters():
 
 def test_k_means_reaches_a_fixed_point_of_lloyd():
     x = points(200, 3, unit=False)
-    cell, distance = sys.modules["likewise.coresets.k_means"]._assign(
-        sys.modules["likewise.coresets.blocks"].Rows(x, 1 << 20), x[:7].clone(), torch.ones(200, dtype=torch.bool)
-    )
     brute = torch.cdist(x, x[:7])
-    assert cell.tolist() == brute.argmin(1).tolist()
-    torch.testing.assert_close(distance, brute.amin(1).square(), atol=1e-9, rtol=1e-9)
+    for memory in (2_000, 1 << 20):
+        rows = sys.modules["likewise.coresets.blocks"].Rows(x, memory)
+        cell = K_MEANS._assign(rows, x[:7].clone(), torch.ones(200, dtype=torch.bool))
+        assert cell.tolist() == brute.argmin(1).tolist()
+        torch.testing.assert_close(K_MEANS._distance(rows, x[:7], cell), brute.amin(1).square(), atol=1e-9, rtol=1e-9)
+
+
+def test_k_means_tells_near_centres_apart_and_copies_not():
+    x = points(300, 16, unit=False).float()
+    nearby = x[:40] + 1e-6 * points(40, 16, 3).float()  # float32 products alone see no difference
+    centres = torch.cat([x[:40], nearby, x[:40]]).double()
+    cell = K_MEANS.nearest(sys.modules["likewise.coresets.blocks"].Rows(x, 1 << 20), centres)
+    brute = torch.cdist(x.double(), centres, compute_mode="donot_use_mm_for_euclid_dist")
+    least = brute.amin(1, keepdim=True)
+    assert cell.tolist() == (brute <= least * (1 + 1e-6)).int().argmax(1).tolist()
 
 
 def test_k_means_fills_empty_clusters():
@@ -199,6 +211,70 @@ def test_quality_is_that_of_the_definition():
     assert quality(x, ids, memory=1000) == pytest.approx(figures)
     with pytest.raises(UsageError, match="indices"):
         quality(x, np.array([300]))
+
+
+def test_quality_measures_the_discrepancy_between_distributions():
+    x = points(400, 3, unit=False)
+    judge = quality_of(x)
+    assert judge(np.arange(400))["mmd"] == pytest.approx(0, abs=1e-12)
+    ids = np.arange(40)
+    spread = float((x - x.mean(0)).square().sum(1).mean())
+    kernel = torch.exp(-torch.cdist(x, x).square() / (2 * spread))
+    exact = kernel.mean() - 2 * kernel[ids].mean() + kernel[ids][:, ids].mean()
+    assert judge(ids)["mmd"] == pytest.approx(float(exact.sqrt()), rel=0.15)
+    one_side = np.flatnonzero(x[:, 0].numpy() > 0)
+    assert judge(one_side)["mmd"] > 1.5 * judge(ids)["mmd"]
+
+
+def quality_of(x, **options):
+    return QUALITY.Quality(x, **options).of
+
+
+def test_quality_counts_clusters_and_classes_that_are_held():
+    centres = 10 * torch.eye(4, dtype=torch.float64)
+    x = (centres[:, None] + 0.1 * points(40, 4, unit=False).reshape(4, 10, 4)).reshape(40, 4)
+    labels = torch.arange(4).repeat_interleave(10)
+    judge = quality_of(x, labels=labels)
+    one, all_, uneven = judge(np.arange(10)), judge(np.array([0, 10, 20, 30])), judge(np.array([0, 1, 2, 10]))
+    assert one["effective_classes"] == pytest.approx(1)
+    assert all_["effective_classes"] == pytest.approx(4)
+    assert uneven["effective_classes"] == pytest.approx(np.exp(-0.75 * np.log(0.75) - 0.25 * np.log(0.25)))
+    assert all_["effective_clusters"] == pytest.approx(4)
+    assert one["effective_clusters"] == pytest.approx(1)
+    unknown = quality_of(x, labels=torch.full((40,), -1))
+    assert unknown(np.arange(10))["effective_classes"] == 0
+    assert "effective_classes" not in quality_of(x)(np.arange(10))
+
+
+def test_quality_by_directions_is_that_of_scaled_rows():
+    x = points(200, 5, unit=False)
+    x[3] = 0
+    u = torch.nn.functional.normalize(x, dim=1)
+    for ids in (np.array([1, 5, 80]), np.array([3, 5, 80])):
+        assert quality(x, ids, metric="cosine") == pytest.approx(quality(u, ids))
+
+
+def test_select_neither_copies_nor_writes_what_is_mapped(tmp_path):
+    np.save(tmp_path / "x.npy", points(40).float().numpy())
+    mapped = np.load(tmp_path / "x.npy", mmap_mode="r")
+    seen = []
+
+    def probe(x, budget, *, metric="euclidean", memory=0, seed=0, chosen=None):
+        seen.append(x.data_ptr())
+        return random(x, budget)
+
+    for metric in ("cosine", "euclidean"):
+        select(mapped, probe, 5, metric=metric)
+    assert seen == [mapped.ctypes.data] * 2
+
+
+def test_metrics_agree_on_directions():
+    x = points(120, 5, unit=False)
+    u = torch.nn.functional.normalize(x, dim=1)
+    for selector in (k_center, k_means):
+        assert selector(x, 20, metric="cosine").indices.tolist() == selector(u, 20).indices.tolist()
+    with pytest.raises(UsageError, match="metric 'l1': must be one of cosine, euclidean"):
+        k_center(x, 3, metric="l1")
 
 
 def test_random_keeps_its_order_when_images_join():

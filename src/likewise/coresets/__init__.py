@@ -23,7 +23,7 @@ from likewise.coresets.log_det import log_det
 from likewise.coresets.open_set import bloom, simcore, top_k
 from likewise.coresets.probcover import probcover
 from likewise.coresets.prototypes import prototypes
-from likewise.coresets.quality import quality
+from likewise.coresets.quality import Quality, quality
 from likewise.coresets.random import random
 from likewise.coresets.sas import sas_cut, sas_rowsum
 from likewise.coresets.saturated_coverage import saturated_coverage
@@ -63,6 +63,7 @@ SELECTORS: dict[str, Callable[..., Selection]] = {
 
 __all__ = [
     "SELECTORS",
+    "Quality",
     "bloom",
     "ccs",
     "class_balanced",

@@ -116,14 +116,13 @@ class FacilityLocation:
             low, high = (torch.from_numpy(v[part].astype(np.float32)).to(others.device) for v in (old, new))
             rest = float(old[part].sum())
             for span, block in self.rows.products(others):
-                torch.minimum(torch.maximum(block, low, out=block), high, out=block)
-                self.twice[span] -= block.sum(1).double().cpu().numpy() - rest
+                self.twice[span] -= torch.clamp(block, low, high, out=block).sum(1).double().cpu().numpy() - rest
         self.error += (self.unit_error + 2e-7) * len(images)
 
     def _list_pairs(self) -> None:
         """List the pairs that still matter, if they are few enough."""
         most = min(self.memory // 32, self.n * self.n // DENSE)
-        sample = torch.arange(0, self.n, max(self.n // 256, 1), device=self.rows.x.device)
+        sample = torch.arange(0, self.n, max(self.n // 64, 1), device=self.rows.x.device)
         best = torch.from_numpy(self.best[sample.cpu().numpy()].astype(np.float32)).to(sample.device)
         seen = sum(int((block > best).sum()) for _, block in self.rows.products(self.rows.single(sample)))
         if seen / len(sample) * self.n <= most and self.rows.whole_single is not None:

@@ -4,6 +4,7 @@ import inspect
 import math
 import re
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, SupportsFloat
 
@@ -11,14 +12,33 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from likewise.coresets.blocks import spans, unit
-from likewise.coresets.quality import quality
+from likewise.coresets.blocks import METRICS, spans, unit
+from likewise.coresets.estimate import estimate
+from likewise.coresets.quality import Quality
 from likewise.coresets.random import random
 from likewise.errors import DataError, UsageError
+from likewise.progress import say
 from likewise.types import Embeddings, Selection, did_you_mean, pick
 
-METRICS = ("cosine", "euclidean")
-_GIVEN = {"x", "budget", "seed", "memory", "chosen", "keys"}  # what `select` itself passes on
+LONG = 30  # seconds from which on a run says beforehand what it will cost
+_BY_DIRECTION = {  # methods that bring rows to length 1 themselves, or look at none: they need no copy that is
+    "bloom",
+    "ccs",
+    "class-balanced",
+    "facility-location",
+    "graph-cut",
+    "log-det",
+    "prototypes",
+    "random",
+    "sas-cut",
+    "sas-rowsum",
+    "saturated-coverage",
+    "sem-dedup",
+    "simcore",
+    "top-k",
+    "ucs",
+}
+_GIVEN = {"x", "budget", "seed", "memory", "chosen", "keys", "metric"}  # what `select` itself passes on
 _ASKED = {  # what a method may ask for by name, besides
     "target": "embeddings of the images wanted more of",
     "scores": "a number for each image",
@@ -48,7 +68,8 @@ def select(
     `budget`: a share of the images (0.1, "10%") or a number of them (5000, "5000").
     `metric`: "cosine" scales every row to length 1 first (a zero row stays zero: similar to nothing); "euclidean"
     takes the rows as they are.
-    `memory`: work space beyond x itself, in bytes or as "2GB", "500MB".
+    `memory`: work space beyond x itself, in bytes or as "2GB", "500MB". A memory-mapped x is not copied, unless the
+    method needs rows of length 1 and cannot make them block by block.
     `chosen`: ids picked already; they are not returned and do not count towards the budget.
     `target`: embeddings of a set of its own, for methods that look for images like those.
     `scores`: a finite number for each image, for methods that rank by one.
@@ -58,7 +79,8 @@ def select(
     A method is given what it names among its parameters; it is an error to lack what it needs, or to give it a
     target or scores that it does not take.
 
-    `quality` is that of the picks; `meta["random_quality"]` that of as many random ones.
+    `quality` is that of the picks; `meta["random_quality"]` that of as many random ones. A method that had to
+    approximate says so, with its bound, in `meta["approximation"]`.
 
     >>> import numpy as np
     >>> corners = np.array([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0]])
@@ -82,12 +104,12 @@ def select(
     n_bytes = parse_memory(memory)
     rows = _rows(x)
     n_picks = parse_budget(budget, len(rows))
-    if metric == "cosine":
-        scaled = unit(rows, n_bytes)
-        for span in spans(len(rows), 3 * rows.shape[1], n_bytes):
-            rows[span] = scaled[span].to(rows.dtype)
-        del scaled
     given: dict[str, Any] = {"seed": seed, "memory": n_bytes, "chosen": _ids(chosen)}
+    features = rows
+    if "metric" in parameters:
+        given["metric"] = metric
+    elif metric == "cosine" and name not in _BY_DIRECTION:
+        features = _of_length_1(rows, n_bytes)
     keys = torch.as_tensor(np.array(x.keys)) if isinstance(x, Embeddings) else None
     if "keys" in parameters:
         given["keys"] = keys
@@ -97,18 +119,24 @@ def select(
             raise UsageError(f"target has {target.shape[1]} dimensions, and x {rows.shape[1]}: expected the same")
         target = target.to(rows.dtype)
         if metric == "cosine":
-            target = unit(target, n_bytes)[:].to(rows.dtype)
+            target = _of_length_1(target, n_bytes)
     if scores is not None:
         scores = _per_image(scores, "scores", len(rows)).double()
-    if labels is None and isinstance(x, Embeddings) and _needs(parameters, "labels"):
-        labels = x.labels
-    if labels is not None:
-        labels = _per_image(labels, "labels", len(rows))
+    known_labels = x.labels if labels is None and isinstance(x, Embeddings) else labels
+    if known_labels is not None:
+        known_labels = _per_image(known_labels, "labels", len(rows))
+    if labels is not None or _needs(parameters, "labels"):
+        labels = known_labels
     given |= _asked(name, parameters, {"target": target, "scores": scores, "labels": labels})
 
+    cost = estimate(name, len(rows), rows.shape[1], n_picks, n_bytes, options)
+    if cost is not None and cost.seconds > LONG:
+        say(f"{name}: {n_picks:,} of {len(rows):,} images will take {cost}")
     started = time.perf_counter()
-    selection = selector(rows, n_picks, **given, **options)
+    selection = selector(features, n_picks, **given, **options)
     seconds = time.perf_counter() - started
+    del features
+    judge = Quality(rows, memory=n_bytes, metric=metric, labels=known_labels)
     baseline = random(rows, len(selection), seed=seed, keys=keys)
     meta = {
         "method": name,
@@ -117,9 +145,9 @@ def select(
         "budget": n_picks,
         "n_pool": len(rows),
         "seconds": seconds,
-        "random_quality": quality(rows, baseline.indices, memory=n_bytes),
+        "random_quality": judge.of(baseline.indices),
     }
-    measured = quality(rows, selection.indices, memory=n_bytes)
+    measured = judge.of(selection.indices)
     return Selection(selection.indices, selection.gains, selection.weights, measured, {**selection.meta, **meta})
 
 
@@ -198,24 +226,34 @@ def _per_image(values: Any, what: str, n: int) -> Tensor:
 
 
 def _rows(x: Any, what: str = "x") -> Tensor:
-    """A copy of x as a finite floating-point matrix."""
+    """x as a finite floating-point matrix: the same memory if it is one, so it must not be written to."""
     array = x.x if isinstance(x, Embeddings) else x
     if isinstance(array, Tensor):
-        rows = array.detach().clone()
+        rows = array.detach()
     else:
         try:
-            rows = torch.from_numpy(np.array(array))
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "The given NumPy array is not writable")
+                rows = torch.from_numpy(np.asarray(array))
         except (TypeError, ValueError) as error:
             raise UsageError(f"{what}: cannot be read as an array of numbers ({error})") from None
     if rows.ndim != 2 or not rows.numel() or rows.is_complex():
         raise UsageError(f"{what} has shape {tuple(rows.shape)}: expected numbers of shape (images, dimensions)")
     if rows.dtype not in (torch.float32, torch.float64):
         rows = rows.float()
-    bad = ~rows.isfinite().all(1)
+    bad = torch.cat([~rows[span].isfinite().all(1) for span in spans(len(rows), rows.shape[1], 32 << 20)])
     if bad.any():
         first = int(bad.nonzero()[0, 0])
         raise DataError(f"{what}: {int(bad.sum())} of {len(rows)} rows hold NaN or infinity, the first is row {first}")
     return rows
+
+
+def _of_length_1(x: Tensor, memory: int) -> Tensor:
+    """A copy with rows of length 1; a zero row stays zero."""
+    scaled, copy = unit(x, memory), torch.empty_like(x, memory_format=torch.contiguous_format)
+    for span in spans(len(x), 3 * x.shape[1], memory):
+        copy[span] = scaled[span].to(x.dtype)
+    return copy
 
 
 def _ids(chosen: Sequence[int] | np.ndarray | Tensor | None) -> Tensor | None:
