@@ -231,3 +231,86 @@ def test_everything_works_with_everything(name, maximiser):
     for budget in (1, 20, 48):
         selection = SELECTED[name](x, budget, maximiser=maximiser, chosen=torch.tensor([1, 2]))
         assert len(set(selection.indices.tolist()) | {1, 2}) == budget + 2
+
+
+def summed(s, ids):
+    return s[:, ids].max(axis=1).sum()
+
+
+@pytest.mark.parametrize("chosen", [[], [3, 20]])
+@pytest.mark.parametrize("budget", [1, 2, 8])
+def test_swaps_end_where_no_swap_helps(budget, chosen):
+    x = clouds(60, 6, seed=4)
+    s = cosines(x)
+    held = torch.tensor(chosen, dtype=torch.int64)
+    greedy = facility_location(x, budget, chosen=held)
+    refined = facility_location(x, budget, chosen=held, swaps=True)
+    ids = refined.indices.tolist()
+    assert len(set(ids) | set(chosen)) == budget + len(chosen)
+    reached = summed(s, [*chosen, *ids])
+    assert reached >= summed(s, [*chosen, *greedy.indices]) - 1e-9
+    before = summed(s, chosen) if chosen else -60
+    assert 2 * refined.gains.sum() == pytest.approx(reached - before)
+    for place in range(budget):
+        for j in range(60):
+            if j not in chosen:
+                other = [*chosen, *ids[:place], j, *ids[place + 1 :]]
+                assert summed(s, other) <= reached + 1e-6
+
+
+def test_swaps_help_and_count_what_they_represent():
+    x = clouds(500, 8, seed=5)
+    s = cosines(x)
+    greedy, refined = facility_location(x, 25), facility_location(x, 25, swaps=True)
+    assert refined.meta["swaps"] > 0
+    assert summed(s, refined.indices) > summed(s, greedy.indices)
+    nearest = s[:, refined.indices].argmax(axis=1)
+    assert refined.weights.tolist() == np.bincount(nearest, minlength=25).tolist()
+    small = facility_location(x, 25, swaps=True, memory=3_000_000)
+    assert small.indices.tolist() == refined.indices.tolist()
+    with pytest.raises(UsageError, match="swaps=True: listing pairs of 500 images for 25 picks takes about"):
+        facility_location(x, 25, swaps=True, memory=10_000)
+
+
+def test_what_is_promised_of_the_best_is_kept():
+    x = clouds(14, 3, seed=6)
+    s = cosines(x)
+    best = max(value_facility_location(s, list(ids)) for ids in itertools.combinations(range(14), 4))
+    selection = facility_location(x, 4)
+    share = value_facility_location(s, selection.indices.tolist()) / best
+    assert 1 - 1 / np.e < selection.meta["of_best"] <= share <= 1
+
+
+@pytest.mark.parametrize("chosen", [[], [3, 20, 150]])
+def test_cells_are_the_greedy_of_pairs_within_a_cell(chosen):
+    from likewise.coresets.clusters import cluster
+
+    x = clouds(200, 6, seed=7)
+    held = torch.tensor(chosen, dtype=torch.int64)
+    for budget in (1, 40, 190):
+        selection = facility_location(x, budget, cells=6, chosen=held)
+        cell = cluster(blocks.unit(x), 6).cell.numpy()
+        shared = np.where(cell[:, None] == cell, (1 + cosines(x)) / 2, 0.0)
+        best = shared[:, chosen].max(axis=1) if chosen else np.zeros(200)
+        picks, free = [], [j for j in range(200) if j not in chosen]
+        for _ in range(budget):
+            gains = np.array([np.maximum(shared[:, j] - best, 0).sum() for j in free])
+            picks.append(free.pop(int((gains >= gains.max() - 1e-9).argmax())))  # a pair far from all else ties
+            best = np.maximum(best, shared[:, picks[-1]])
+        assert len(set(selection.indices.tolist()) | set(chosen)) == budget + len(chosen)
+        if budget < 190:  # then what is left gains next to nothing, and ties
+            assert set(selection.indices.tolist()) == set(picks)
+            assert 0 < selection.meta["of_best"] <= 1
+        assert "1 - 1/e" in selection.meta["approximation"]
+        if not chosen:
+            reached = np.isin(cell, cell[picks]).sum()
+            assert selection.weights.sum() == reached
+            assert selection.gains.sum() == pytest.approx(best.sum())
+
+
+def test_cells_go_with_lazy_only():
+    for options in ({"swaps": True}, {"maximiser": "naive"}):
+        with pytest.raises(UsageError, match="cells=3: goes with maximiser=lazy and without swaps only"):
+            facility_location(clouds(30), 5, cells=3, **options)
+    with pytest.raises(UsageError, match="cells=0: must be at least 1"):
+        facility_location(clouds(30), 5, cells=0)

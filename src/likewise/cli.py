@@ -457,6 +457,10 @@ def _selection(result: dict[str, Any]) -> str:
         lines[0] += f" (of {result['budget']} asked for: {result['stopped']})"
     for name, value in result["quality"].items():
         lines.append(f"{name}: {value:.4g} (random: {result['random_quality'][name]:.4g})")
+    if result["approximation"]:
+        lines.append(f"approximation: {result['approximation']}")
+    if result["of_best"]:
+        lines.append(f"at least {result['of_best']:.1%} of the best value that so many images can reach")
     return "\n".join(lines)
 
 

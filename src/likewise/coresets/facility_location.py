@@ -10,16 +10,25 @@ date from those images alone: after a few picks they are few. As soon as the pai
 an image and its pick, fit in memory, they are listed once; from then on a gain is the sum of a short list.
 """
 
+import math
+from typing import NamedTuple
+
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from likewise.coresets.blocks import MEMORY, check, parts, rounding, spans, unit
+from likewise.coresets.blocks import MEMORY, TIE, Rows, check, parts, rounding, spans, unit
+from likewise.coresets.clusters import cluster, members
 from likewise.coresets.greedy import Gains, Ids, maximise
 from likewise.coresets.pairs import Pairs
+from likewise.coresets.swaps import refine
+from likewise.errors import UsageError
+from likewise.progress import bar
 from likewise.types import Selection
 
+EXACT = 100_000  # images up to which all pairs are looked at by default
+CELL = 4096  # images of a cell otherwise
 DENSE = 32  # pairs are listed once fewer than a 32nd of all matter: gathering one costs more than its product
 
 
@@ -30,21 +39,137 @@ def facility_location(
     seed: int = 0,
     memory: int = MEMORY,
     chosen: Int[Tensor, " m"] | None = None,
+    keys: Int[Tensor, " n"] | None = None,
     maximiser: str = "lazy",
     epsilon: float = 0.1,
+    swaps: bool = False,
+    cells: int | None = None,
 ) -> Selection:
     """Pick `budget` images that represent all others best, by cosine similarity.
 
     `maximiser`: lazy, naive (the same picks, slower), stochastic or threshold (`epsilon` from the best; only stochastic
-    draws anything, from `seed`). `gains` are the rises of F: with nothing `chosen` before, they add up to F(S).
+    draws anything, from `seed`). `swaps` exchanges picks for other images as long as that helps: better, but no longer
+    in an order whose prefixes are good. `gains` are the rises of F: with nothing `chosen` before, they add up to F(S).
     `weights` are the numbers of images that each pick represents (those not as close to an earlier pick or to a chosen
-    one), itself included: they add up to n when nothing was chosen.
+    one), itself included: they add up to n when nothing was chosen, but for images of cells without a pick.
+
+    With more than one of `cells` (default: one up to 100,000 images, then one for about 4,096), images look for
+    relatives only in their own k-means cell (drawn by `seed` and `keys`); see `_by_cells`. `meta["approximation"]` then
+    says so. `meta["of_best"]` is how near greedy's value is to the best there is, at least: no image could still gain
+    more than the last pick did.
     """
     taken = check(len(x), budget, chosen).cpu().numpy()
+    n_cells = (1 if len(x) <= EXACT else math.ceil(len(x) / CELL)) if cells is None else cells
+    if n_cells < 1:
+        raise UsageError(f"cells={cells}: must be at least 1")
+    if n_cells > 1:
+        if swaps or maximiser != "lazy":
+            raise UsageError(f"cells={n_cells}: goes with maximiser=lazy and without swaps only; cells=1 with all")
+        return _by_cells(x, budget, taken, n_cells, memory, seed, keys)
     objective = FacilityLocation(x, memory)
     picks, rises = maximise(objective, budget, taken, maximiser=maximiser, epsilon=epsilon, seed=seed)
-    cell = objective.cell - len(taken)
-    return Selection(picks, rises, np.bincount(cell[cell >= 0], minlength=budget).astype(np.float64))
+    cell = objective.cell
+    meta: dict[str, float] = {}
+    if swaps:
+        objective.pairs = None  # to make room
+        picks, cell, meta["swaps"] = refine(objective.rows, picks, taken)
+        rises = _rises(objective.rows, picks, taken)
+    elif maximiser in ("lazy", "naive"):
+        meta["of_best"] = _of_best(objective.value(), budget, rises)
+    cell = cell - len(taken)
+    return Selection(picks, rises, np.bincount(cell[cell >= 0], minlength=budget).astype(np.float64), meta=meta)
+
+
+def _of_best(value: float, budget: int, rises: np.ndarray) -> float:
+    """No other picks can reach more than the value and, for each of them, what the last pick gained."""
+    return value / (value + budget * float(rises[-1]))
+
+
+def _rises(rows: Rows, picks: np.ndarray, taken: np.ndarray) -> np.ndarray:
+    """What each pick gains after those before it."""
+    at = torch.from_numpy(np.concatenate([taken, picks])).to(rows.x.device)
+    total, columns = np.zeros(len(at)), rows[at].T
+    for _, block in rows.blocks(3 * len(at)):
+        best = (block @ columns).cummax(1).values
+        best[:, 1:] -= best[:, :-1].clone()
+        best[:, 0] += 1
+        total += best.sum(0).cpu().numpy()
+    return total[len(taken) :] / 2
+
+
+class _Cell(NamedTuple):
+    """The greedy picks of one cell, as ids of the pool, and F of the cell before them."""
+
+    ids: np.ndarray
+    held: np.ndarray  # places of those chosen already
+    picks: np.ndarray
+    gains: np.ndarray
+    before: float
+
+
+def _by_cells(
+    x: Tensor, budget: int, taken: np.ndarray, n_cells: int, memory: int, seed: int, keys: Tensor | None
+) -> Selection:
+    """Facility location on the graph that joins each image with those of its k-means cell.
+
+    This F counts similarities within cells only, and so is never more than the true one. It is a sum over cells: its
+    greedy is that of each cell alone, merged by gain. Each cell makes as many picks as its share of the budget may
+    need, and goes on only if its last gain would still have had a place.
+    """
+    parts = members(cluster(unit(x, memory), n_cells, seed=seed, keys=keys).cell, n_cells)
+    cells = []
+    with bar("cells", n_cells) as progress:
+        for number, ids in enumerate(parts):
+            own = ids.cpu().numpy()
+            held = np.flatnonzero(np.isin(own, taken))
+            cells.append(_greedy_in(x, own, held, 16 + math.ceil(2 * budget * len(own) / len(x)), budget, memory))
+            progress.update(number + 1)
+    enough = np.sort(np.concatenate([cell.gains for cell in cells]))[::-1][budget - 1 : budget]
+    for number, cell in enumerate(cells):
+        while 0 < len(cell.picks) < min(len(cell.ids) - len(cell.held), budget) and (
+            not len(enough) or cell.gains[-1] > enough[0] * (1 - TIE)
+        ):
+            cell = cells[number] = _greedy_in(x, cell.ids, cell.held, 2 * len(cell.picks), budget, memory)
+
+    gains = np.concatenate([np.minimum.accumulate(cell.gains) for cell in cells])
+    rank = np.concatenate([np.arange(len(cell.picks)) for cell in cells])
+    picks = np.concatenate([cell.picks for cell in cells])
+    order = np.lexsort((picks, rank, -gains))[:budget]
+    picks, gains = picks[order], gains[order]
+    value = sum(cell.before for cell in cells) + float(gains.sum())
+    meta = {
+        "approximation": (
+            f"each image is compared with its own of {n_cells} k-means cells only: at least 1 - 1/e of the best value "
+            "of that F, which is never more than the true one"
+        ),
+        "of_best": _of_best(value, budget, gains),
+    }
+    return Selection(picks, gains, _weights(x, cells, picks, memory), meta=meta)
+
+
+def _greedy_in(x: Tensor, ids: np.ndarray, held: np.ndarray, size: int, budget: int, memory: int) -> _Cell:
+    size = min(size, len(ids) - len(held), budget)
+    if size <= 0:
+        return _Cell(ids, held, ids[:0], np.zeros(0), 0.0)
+    objective = FacilityLocation(x[torch.from_numpy(ids).to(x.device)], memory)
+    picks, gains = maximise(objective, size, held)
+    return _Cell(ids, held, ids[picks], gains, objective.value() - float(gains.sum()))
+
+
+def _weights(x: Tensor, cells: list[_Cell], picks: np.ndarray, memory: int) -> np.ndarray:
+    """How many images of its cell each pick represents."""
+    place = np.full(len(x), -1)
+    place[picks] = np.arange(len(picks))
+    weights = np.zeros(len(picks))
+    for cell in cells:
+        some = cell.picks[place[cell.picks] >= 0]
+        mine = np.concatenate([cell.ids[cell.held], some])
+        if len(some):
+            rows = unit(x[torch.from_numpy(cell.ids).to(x.device)], memory)
+            nearest = rows.matches(rows.single(torch.from_numpy(np.searchsorted(cell.ids, mine)).to(x.device)))[0]
+            counts = np.bincount(nearest.cpu().numpy(), minlength=len(mine))[len(cell.held) :]
+            weights[place[some]] = counts
+    return weights
 
 
 class FacilityLocation:
@@ -86,6 +211,10 @@ class FacilityLocation:
         images = self.pairs.images[flat]
         rises = self._similarity(images, ids[which]) - self.best[images]
         return np.bincount(which, weights=np.maximum(rises, 0), minlength=len(ids)) / 2
+
+    def value(self) -> float:
+        """F of what was added."""
+        return float((1 + self.best).sum()) / 2
 
     def add(self, at: int) -> float:
         if self.pairs is None:

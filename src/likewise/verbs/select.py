@@ -86,6 +86,8 @@ def choose(
         "peak_memory_mb": peak,
         "quality": dict(selection.quality),
         "random_quality": dict(selection.meta["random_quality"]),
+        "approximation": selection.meta.get("approximation"),
+        "of_best": selection.meta.get("of_best"),
         "stopped": selection.meta.get("stopped"),
     }
 

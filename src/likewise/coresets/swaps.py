@@ -1,0 +1,135 @@
+"""Swap refinement for facility location (Schubert and Rousseeuw 2021, FasterPAM): exchange a pick for another image.
+
+The value of a swap needs, of each image, its best and its second best pick: an image that loses its best falls back to
+the second, or to the newcomer. Only images closer to the newcomer than to their second best can tell, so short lists of
+such pairs are enough to value every swap, and no matrix is held. Any swap that helps is made at once.
+"""
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+
+from likewise.coresets.blocks import Rows, spans
+from likewise.coresets.pairs import Pairs
+from likewise.errors import UsageError
+from likewise.progress import bar
+
+RANK = 4  # pairs are listed down to an image's fourth best pick: so deep its second best may sink before a new list
+PASSES = 20  # at most; a pass that finds nothing ends it
+LEAST = 1e-9  # of the number of images: what a swap must gain
+
+
+def refine(
+    rows: Rows, picks: Int[np.ndarray, " k"], fixed: Int[np.ndarray, " m"]
+) -> tuple[Int[np.ndarray, " k"], Int[np.ndarray, " n"], int]:
+    """Swap picks for other images as long as the sum of best cosines rises; the `fixed` ones stay.
+
+    Returns the picks (a newcomer takes the place of the one that it replaces), for each image the place of its best
+    pick (counting the fixed ones first), and the number of swaps.
+    """
+    state = _Swaps(rows, np.concatenate([fixed, picks]), len(fixed))
+    with bar("swaps", PASSES) as progress:
+        for number in range(PASSES):
+            before = state.n_swaps
+            state.sweep()
+            progress.update(number + 1, f"{state.n_swaps} swaps")
+            if state.n_swaps == before:
+                break
+    return state.ids[len(fixed) :], state.first, state.n_swaps
+
+
+class _Swaps:
+    def __init__(self, rows: Rows, ids: Int[np.ndarray, " k"], n_fixed: int) -> None:
+        self.rows, self.ids, self.n_fixed, self.n_swaps = rows, ids.copy(), n_fixed, 0
+        self.device = rows.x.device
+        self.picked = rows[self._to(self.ids)].clone()
+        n = len(rows)
+        self.first, self.second = np.zeros(n, dtype=np.int64), np.zeros(n, dtype=np.int64)
+        self.best, self.next = np.full(n, -1.0), np.full(n, -1.0)
+        self.floor = np.full(n, -1.0)
+        self._look_up(np.arange(n), floor=True)
+        self.pairs: Pairs | None = None
+
+    def sweep(self) -> None:
+        """Value all swaps once, in the order of the images, and make those that help."""
+        if self.pairs is None or bool((self.next < self.floor).any()):
+            self._list()
+        assert self.pairs is not None
+        images, starts = self.pairs.images, self.pairs.starts
+        for j in self._hopeful():
+            span = slice(starts[j], starts[j + 1])
+            near, s = images[span], self.similarity[span]
+            best, next_, first = self.best[near], self.next[near], self.first[near]
+            gain = np.maximum(s - best, 0).sum()
+            kept = np.maximum(np.minimum(s, best) - next_, 0)  # what the newcomer saves of a loss
+            value = gain - self.losses
+            np.add.at(value, first, kept)
+            value[: self.n_fixed] = -np.inf
+            out = int(value.argmax())
+            if value[out] > LEAST * len(self.rows):
+                self._swap(out, int(j), near, s)
+
+    def _hopeful(self) -> Int[np.ndarray, " m"]:
+        """The images for which some swap may help, at the picks of now."""
+        pairs = self.pairs
+        assert pairs is not None
+        which = np.repeat(np.arange(len(self.rows)), np.diff(pairs.starts))
+        near, s = pairs.images, self.similarity
+        most = np.bincount(which, np.maximum(s - self.next[near], 0), minlength=len(self.rows))
+        most -= self.losses[self.n_fixed :].min()
+        most[self.ids] = -np.inf
+        return np.flatnonzero(most > LEAST * len(self.rows))
+
+    def _swap(self, out: int, j: int, near: np.ndarray, s: np.ndarray) -> None:
+        orphans = np.flatnonzero((self.first == out) | (self.second == out))
+        self.ids[out], self.picked[out] = j, self.rows[[j]][0]
+        self._look_up(orphans)
+        others = ~np.isin(near, orphans)
+        near, s = near[others], s[others]
+        wins = s > self.best[near]
+        to = near[wins]
+        self.second[to], self.next[to] = self.first[to], self.best[to]
+        self.first[to], self.best[to] = out, s[wins]
+        places = ~wins & (s > self.next[near])
+        self.second[near[places]], self.next[near[places]] = out, s[places]
+        self.n_swaps += 1
+        self._count_losses()
+
+    def _look_up(self, images: np.ndarray, floor: bool = False) -> None:
+        """The two best picks of some images, from all picks."""
+        depth = min(RANK, len(self.ids))
+        for span in spans(len(images), 3 * len(self.ids) + 2 * self.rows.x.shape[1], self.rows.memory // 3):
+            part = images[span]
+            found = (self.rows[self._to(part)] @ self.picked.T).topk(depth, dim=1)
+            values, where = found.values.cpu().numpy(), found.indices.cpu().numpy()
+            self.best[part], self.first[part] = values[:, 0], where[:, 0]
+            if depth > 1:
+                self.next[part], self.second[part] = values[:, 1], where[:, 1]
+            if floor:
+                self.floor[part] = values[:, -1] if depth == RANK else -1.0
+        self._count_losses()
+
+    def _list(self) -> None:
+        self._look_up(np.arange(len(self.rows)), floor=True)
+        expected = len(self.rows) ** 2 * min(RANK / len(self.ids), 1.0)
+        if expected > self.rows.memory // 48:
+            need = 48 * expected / 1e9
+            raise UsageError(
+                f"swaps=True: listing pairs of {len(self.rows):,} images for {len(self.ids):,} picks takes about "
+                f"{need:.1f} GB; give more memory or a larger budget"
+            )
+        self.pairs = pairs = Pairs(self.rows, self.floor)
+        which = np.repeat(np.arange(len(self.rows)), np.diff(pairs.starts))
+        found = [np.zeros(0)]
+        for span in spans(len(which), 4 * self.rows.x.shape[1], self.rows.memory // 3):
+            left, right = (self.rows[self._to(ids[span])] for ids in (which, pairs.images))
+            found.append((left * right).sum(1).cpu().numpy())
+        self.similarity: Float[np.ndarray, " m"] = np.concatenate(found)  # in float64
+        pairs.similarity = np.zeros(0, dtype=np.float32)
+
+    def _count_losses(self) -> None:
+        """What removing each pick would cost."""
+        self.losses = np.bincount(self.first, self.best - self.next, minlength=len(self.ids))
+
+    def _to(self, ids: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(ids).long().to(self.device)
