@@ -15,6 +15,8 @@ from torch.utils.checkpoint import checkpoint
 
 from likewise.types import Crops, Images, Scalar, gather, rank
 
+BLOCK = 256  # rows of a large matrix that are made at a time
+
 
 def mlp(*widths: int, norm: bool = True, last_norm: bool = False) -> nn.Sequential:
     """Linear layers with batch normalisation and ReLU between them: `mlp(512, 2048, 128)` has two layers.
@@ -92,7 +94,7 @@ def info_nce(queries: Float[Tensor, "n d"], keys: Float[Tensor, "n d"], temperat
     return F.cross_entropy(logits, own, reduction="none")
 
 
-def in_blocks(loss: Callable[..., Tensor], *rows: Tensor, size: int = 256) -> Float[Tensor, " n"]:
+def in_blocks(loss: Callable[..., Tensor], *rows: Tensor) -> Float[Tensor, " n"]:
     """`loss(*rows)`, one number a row, a block of rows at a time, for losses that compare each row with all others.
 
     The backward pass computes a block again, so that no n x n matrix is ever held: less memory, and less time too,
@@ -100,7 +102,7 @@ def in_blocks(loss: Callable[..., Tensor], *rows: Tensor, size: int = 256) -> Fl
     """
     made = [
         checkpoint(loss, *part, use_reentrant=False, preserve_rng_state=False)
-        for part in zip(*(x.split(size) for x in rows), strict=True)
+        for part in zip(*(x.split(BLOCK) for x in rows), strict=True)
     ]
     return torch.cat(made)
 
