@@ -1,0 +1,242 @@
+"""The survey's comparison (Ozbulak et al., 2023, arXiv 2305.13689): every method on one encoder and one budget.
+
+    python -m likewise.papers.methods --out docs/results/methods-cpu [--table NAME] [--methods A,B] [--seeds 0,1]
+
+Each run trains as `likewise pretrain` does, is judged by k-NN, a linear probe, a linear probe on 1 % of the labels and
+the health of its features, and adds one line to OUT/runs.jsonl; what is there is not done again, and a run that was
+interrupted goes on. OUT.md is written from those lines. Each table is framed by raw pixels, the untrained encoder and
+`supervised`. A method is proven where its linear probe beats the untrained encoder's by three standard errors (SE) of
+the test images. Time is processor time, of training with its health check, on a machine that others used too.
+"""
+
+import argparse
+import json
+import math
+import shutil
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from likewise.encoders import Pixels
+from likewise.errors import TrainingError
+from likewise.files import write_text
+from likewise.images import ImageSet, open_images
+from likewise.methods import METHODS
+from likewise.papers.parts import check, table
+from likewise.progress import say
+from likewise.types import pick
+from likewise.verbs.evaluate import evaluate
+from likewise.verbs.pretrain import make_method, pretrain
+from likewise.verbs.settings import make_plan
+
+BATCH = 256
+FRAMES = ("pixels", "untrained", "supervised")
+PROTOCOLS = ("knn", "linear", "few-label", "health")
+SMALL = {"min_scale": 0.2, "jitter": 0.5, "blur": 0.0}  # SimCLR's views for images of 32 pixels
+DIGITS = {"shift": 0.1, "rotation": 15.0, "zoom": 1.25}
+VIEWS: dict[str, dict[str, dict[str, Any]]] = {  # of a set: what stands for a recipe, so that all learn from the same
+    "cifar10": {"strong": {"views": "strong", **SMALL}, "asymmetric": {"views": "strong", **SMALL}},
+    "mnist": {
+        "strong": {"views": "affine", **DIGITS},
+        "asymmetric": {"views": "affine", **DIGITS},
+        "weak": {"min_scale": 0.5, "flip": 0.0},
+        "multi-crop": {"split": 0.6, "min_scale": 0.3, "flip": 0.0, "solarise": 0.0},
+    },
+}
+
+
+class Table(NamedTuple):
+    """One encoder on one set, for so many images seen."""
+
+    data: str
+    size: int
+    seen: int
+    settings: dict[str, Any]  # the encoder and its options
+    n_probed: int | None = None  # training images, those with the smallest keys, that the probes learn from; None: all
+
+    def takes(self, method: str) -> bool:
+        return "a ViT encoder" not in METHODS[method].needs or self.settings["encoder"].startswith("vit")
+
+
+TABLES = {
+    "mnist-quick": Table("mnist", 28, 60 * BATCH, {"encoder": "convnet", "width": 32}, 10_000),
+    "mnist-vit-quick": Table("mnist", 28, 60 * BATCH, {"encoder": "vit-nano", "patch": 7}, 10_000),
+    "cifar10-quick": Table("cifar10", 32, 120 * BATCH, {"encoder": "convnet", "width": 32}, 10_000),
+    "cifar10-convnet": Table("cifar10", 32, 500_000, {"encoder": "convnet"}),
+    "cifar10-vit": Table("cifar10", 32, 200_000, {"encoder": "vit-nano", "patch": 4}),
+}
+
+
+def methods(out: Path, *, budget: str, seed: int) -> dict[str, Any]:
+    """Every table (`cpu`: the first seed; `full`: three) into out/runs.jsonl and `out`.md."""
+    for name in TABLES:
+        run(out, name, [*FRAMES[:2], *METHODS], range(seed, seed + (1 if budget == "cpu" else 3)))
+    lines = read(out)
+    return {"checks": proofs(lines), "runs": lines}
+
+
+def run(out: Path, name: str, wanted: Sequence[str], seeds: Sequence[int]) -> None:
+    """What `out` lacks of one table."""
+    setting = pick(TABLES, name, "table")
+    out.mkdir(parents=True, exist_ok=True)
+    train, test = (open_images(f"{setting.data}:{split}", side=setting.size) for split in ("train", "test"))
+    done = {(line["table"], line["method"], line["seed"]) for line in read(out)}
+    for seed in seeds:
+        for method in wanted:
+            possible = method in FRAMES[:2] or setting.takes(method)
+            if possible and (name, method, seed) not in done:
+                say(f"{name}: {method}, seed {seed}")
+                line = {"table": name, "method": method, "seed": seed, **one(out, setting, method, seed, train, test)}
+                with open(out / "runs.jsonl", "a", encoding="utf-8") as file:
+                    file.write(json.dumps(line) + "\n")
+                write_text(out.with_suffix(".md"), page(read(out)))
+
+
+def one(out: Path, setting: Table, method: str, seed: int, train: ImageSet, test: ImageSet) -> dict[str, Any]:
+    """One method on one table's terms: how it was trained, and its figures."""
+    about: dict[str, Any] = {"date": time.strftime("%Y-%m-%d")}
+    usual = METHODS[method].default_views if method in METHODS else "strong"
+    settings = {"size": setting.size, "seed": seed, "device": "cpu", **setting.settings}
+    if method == "pixels":
+        encoder: Any = Pixels(train.info(setting.size))
+    elif method == "untrained":
+        encoder = make_method(make_plan({"method": "simclr", **settings}, setting.size), train).encoder
+    else:
+        steps, folder = setting.seen // BATCH, out / "runs" / f"{setting.data}-{method}-{seed}"
+        settings |= {"method": method, "steps": steps, "batch_size": BATCH, "monitor_every": 10**9}
+        settings |= VIEWS[setting.data].get(usual, {})
+        seen = train if method in ("supervised", "supcon") else train.relabel(None)
+        started = time.process_time()
+        try:
+            trained = pretrain(seen, out=folder, resume=True, **settings)
+        except TrainingError as error:
+            return {**about, "failed": str(error)}
+        figures = ("steps", "seconds", "images_per_second", "resumed_at", "verdict")
+        about |= {"seen": steps * BATCH, **{key: trained[key] for key in figures}}
+        about["cpu_seconds"] = time.process_time() - started
+        encoder = folder
+    if setting.n_probed:
+        train = train.subset(np.sort(np.argsort(train.keys)[: setting.n_probed]))
+    size = None if isinstance(encoder, Path) else setting.size
+    found = evaluate(encoder, train, test=test, protocols=PROTOCOLS, size=size, seed=seed)["protocols"]
+    if isinstance(encoder, Path):
+        shutil.rmtree(encoder)
+    return {
+        **about,
+        "test": len(test),
+        "knn": found["knn"]["accuracy"],
+        "linear": found["linear"]["accuracy"],
+        "few_label": found["few-label"]["accuracy"],
+        "labels": found["few-label"]["labels"],
+        "rankme": found["health"]["rankme"],
+        "collapsed": found["health"]["collapsed"],
+    }
+
+
+def read(out: Path) -> list[dict[str, Any]]:
+    """The lines of finished runs."""
+    file = out / "runs.jsonl"
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
+
+
+def proofs(lines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """For each method and table: by how many standard errors its linear probe beats the untrained encoder's."""
+    checks = []
+    for name in TABLES:
+        here = [line for line in lines if line["table"] == name]
+        base = [line for line in here if line["method"] == "untrained"]
+        for method in dict.fromkeys(line["method"] for line in here if line["method"] not in FRAMES):
+            runs = [line for line in here if line["method"] == method]
+            if base and all("linear" in line for line in runs):
+                what = f"{method} on {name}: standard errors above the untrained encoder"
+                checks.append(check(f"{name}/{method}", what, round(margin(runs, base), 1), ">=", 3))
+    return checks
+
+
+def margin(runs: Sequence[dict[str, Any]], base: Sequence[dict[str, Any]]) -> float:
+    """How far the linear probe of `runs` is above that of `base`, in standard errors of the difference.
+
+    Each accuracy is of n held-out images and has a standard error of the root of p (1 - p) / n; seeds share the images,
+    so that more of them make it no smaller.
+    """
+    p, q, n = fmean(line["linear"] for line in runs), fmean(line["linear"] for line in base), runs[0]["test"]
+    return (p - q) / math.sqrt((p * (1 - p) + q * (1 - q)) / n)
+
+
+def page(lines: Sequence[dict[str, Any]]) -> str:
+    """The results as Markdown, best linear probe first."""
+    checks = proofs(lines)
+    proven = sorted({c["id"].split("/")[1] for c in checks if c["ok"]})
+    tried = {line["method"] for line in lines} - set(FRAMES)
+    text = [
+        "# Methods side by side on two CPU cores",
+        "",
+        (__doc__ or "").split("\n\n", 2)[2].strip(),
+        "",
+        "    python -m likewise.papers.methods --out docs/results/methods-cpu",
+        "",
+        f"Proven on at least one table: {', '.join(proven) or 'none yet'}.",
+        f"Run and not proven: {', '.join(sorted(tried - set(proven))) or 'none'}.",
+        f"Not run yet: {', '.join(sorted(set(METHODS) - tried - set(FRAMES))) or 'none'}.",
+    ]
+    for name, setting in TABLES.items():
+        here = [line for line in lines if line["table"] == name]
+        if here:
+            ends = "all" if setting.n_probed is None else f"{setting.n_probed:,}"
+            options = ", ".join(f"{key} {value}" for key, value in setting.settings.items())
+            text += ["", f"## {name}", ""]
+            text += [
+                f"{setting.data} at {setting.size} pixels, {options}; {setting.seen:,} images seen in batches of "
+                f"{BATCH}; probes learn from {ends} training images and are tested on {here[0].get('test', 0):,}.",
+                "",
+                rows(here),
+            ]
+    return "\n".join(text) + "\n"
+
+
+def rows(here: Sequence[dict[str, Any]]) -> str:
+    """One row a method, the mean over its seeds."""
+    base = [line for line in here if line["method"] == "untrained"]
+    made: list[tuple[float, list[str]]] = []
+    for method in dict.fromkeys(line["method"] for line in here):
+        runs = [line for line in here if line["method"] == method and "linear" in line]
+        if not runs:
+            made.append((0.0, [method, *["failed"] * 4, "", "", "", ""]))
+            continue
+        linear = fmean(line["linear"] for line in runs)
+        above = "" if method in FRAMES or not base else f"{margin(runs, base):+.1f}"
+        seconds = [line["cpu_seconds"] for line in runs if "cpu_seconds" in line]
+        speed = f"{fmean(line['seen'] for line in runs) / fmean(seconds):,.0f}" if seconds else ""
+        minutes = f"{fmean(seconds) / 60:.1f}" if seconds else ""
+        figures = [f"{fmean(line[key] for line in runs):.3f}" for key in ("knn", "linear", "few_label")]
+        rank = f"{fmean(line['rankme'] for line in runs):.0f}" + (" (collapsed)" if runs[0]["collapsed"] else "")
+        label = f"{method} (labels)" if method in ("supervised", "supcon") else method
+        made.append((linear, [label, *figures, above, rank, speed, minutes, str(len(runs))]))
+    made.sort(key=lambda row: -row[0])
+    head = [
+        "method",
+        "k-NN",
+        "linear",
+        "1 % of labels",
+        "SE above untrained",
+        "rank",
+        "images / CPU s",
+        "CPU minutes",
+        "seeds",
+    ]
+    return table(head, [row for _, row in made])
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--table", choices=TABLES, action="append")
+    parser.add_argument("--methods", default=",".join([*FRAMES[:2], *METHODS]))
+    parser.add_argument("--seeds", default="0")
+    asked = parser.parse_args()
+    for chosen in asked.table or TABLES:
+        run(asked.out, chosen, asked.methods.split(","), [int(seed) for seed in asked.seeds.split(",")])
