@@ -346,9 +346,10 @@ def list_(kind: Annotated[Kind, typer.Argument()], as_json: Json = False) -> Non
 
 @app.command()
 def reproduce(
-    paper: Annotated[str, typer.Argument(help="drlim.", metavar="PAPER")],
+    paper: Annotated[str, typer.Argument(help="drlim or methods.", metavar="PAPER")],
     out: Annotated[Path, typer.Option(help="The folder of results, figures and a page.")],
     budget: Annotated[str, typer.Option(help="cpu (minutes on 2 cores) or full.")] = "cpu",
+    set_: Annotated[list[str] | None, typer.Option("--set", help="key=value, to run a part of it.")] = None,
     seed: Seed = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with what is in --out.")] = False,
     overwrite: Overwrite = False,
@@ -359,7 +360,8 @@ def reproduce(
     with answer(as_json, quiet) as reply:
         from likewise.verbs.reproduce import reproduce as run
 
-        result = run(paper, out, budget=budget, seed=seed or 0, resume=resume, overwrite=overwrite)
+        options = _settings(set_ or [], {})
+        result = run(paper, out, budget=budget, seed=seed or 0, resume=resume, overwrite=overwrite, options=options)
         reply(result, lambda: _checks(result))
 
 

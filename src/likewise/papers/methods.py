@@ -1,15 +1,14 @@
 """The survey's comparison (Ozbulak et al., 2023, arXiv 2305.13689): every method on one encoder and one budget.
 
-    python -m likewise.papers.methods --out docs/results/methods-cpu [--table NAME] [--methods A,B] [--seeds 0,1]
+    likewise reproduce methods --out docs/results/methods-cpu --resume [--set table=NAME] [--set only=A,B]
 
 Each run trains as `likewise pretrain` does, is judged by k-NN, a linear probe, a linear probe on 1 % of the labels and
-the health of its features, and adds one line to OUT/runs.jsonl; what is there is not done again, and a run that was
-interrupted goes on. OUT.md is written from those lines. Each table is framed by raw pixels, the untrained encoder and
+the health of its features, and adds one line to runs.jsonl; what is there is not done again, and a run that was
+interrupted goes on. The page is written from those lines. Each table is framed by raw pixels, the untrained encoder and
 `supervised`. A method is proven where its linear probe beats the untrained encoder's by three standard errors (SE) of
 the test images. Time is processor time, of training with its health check, on a machine that others used too.
 """
 
-import argparse
 import json
 import math
 import shutil
@@ -26,7 +25,7 @@ from likewise.errors import TrainingError
 from likewise.files import write_text
 from likewise.images import ImageSet, open_images
 from likewise.methods import METHODS
-from likewise.papers.parts import check, table
+from likewise.papers import parts
 from likewise.progress import say
 from likewise.types import pick
 from likewise.verbs.evaluate import evaluate
@@ -71,12 +70,21 @@ TABLES = {
 }
 
 
-def methods(out: Path, *, budget: str, seed: int) -> dict[str, Any]:
-    """Every table (`cpu`: the first seed; `full`: three) into out/runs.jsonl and `out`.md."""
-    for name in TABLES:
-        run(out, name, [*FRAMES[:2], *METHODS], range(seed, seed + (1 if budget == "cpu" else 3)))
-    lines = read(out)
-    return {"checks": proofs(lines), "runs": lines}
+def reproduce(
+    out: Path, *, budget: str, seed: int, table: str = "", only: str = "", seeds: int | None = None
+) -> dict[str, Any]:
+    """All tables or one, all methods or some (separated by commas), from seed `seed` on.
+
+    `budget` cpu is the small tables and one seed, full all tables and three seeds, unless asked otherwise.
+    """
+    small = [name for name in TABLES if name.endswith("quick")]
+    names = [table] if table else small if budget == "cpu" else list(TABLES)
+    wanted = only.split(",") if only else [*FRAMES[:2], *METHODS]
+    for method in wanted:
+        pick({**METHODS, **dict.fromkeys(FRAMES)}, method, "method")
+    for name in names:
+        run(out, name, wanted, range(seed, seed + (seeds or (1 if budget == "cpu" else 3))))
+    return {"checks": proofs(read(out))}
 
 
 def run(out: Path, name: str, wanted: Sequence[str], seeds: Sequence[int]) -> None:
@@ -93,7 +101,7 @@ def run(out: Path, name: str, wanted: Sequence[str], seeds: Sequence[int]) -> No
                 line = {"table": name, "method": method, "seed": seed, **one(out, setting, method, seed, train, test)}
                 with open(out / "runs.jsonl", "a", encoding="utf-8") as file:
                     file.write(json.dumps(line) + "\n")
-                write_text(out.with_suffix(".md"), page(read(out)))
+                write_text(out / "README.md", page(read(out)))
 
 
 def one(out: Path, setting: Table, method: str, seed: int, train: ImageSet, test: ImageSet) -> dict[str, Any]:
@@ -108,7 +116,7 @@ def one(out: Path, setting: Table, method: str, seed: int, train: ImageSet, test
     else:
         steps, folder = setting.seen // BATCH, out / "runs" / f"{setting.data}-{method}-{seed}"
         settings |= {"method": method, "steps": steps, "batch_size": BATCH, "monitor_every": 10**9}
-        settings |= VIEWS[setting.data].get(usual, {})
+        settings |= VIEWS.get(setting.data, {}).get(usual, {})
         seen = train if method in ("supervised", "supcon") else train.relabel(None)
         started = time.process_time()
         try:
@@ -153,7 +161,7 @@ def proofs(lines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
             runs = [line for line in here if line["method"] == method]
             if base and all("linear" in line for line in runs):
                 what = f"{method} on {name}: standard errors above the untrained encoder"
-                checks.append(check(f"{name}/{method}", what, round(margin(runs, base), 1), ">=", 3))
+                checks.append(parts.check(f"{name}/{method}", what, round(margin(runs, base), 1), ">=", 3))
     return checks
 
 
@@ -177,11 +185,8 @@ def page(lines: Sequence[dict[str, Any]]) -> str:
         "",
         (__doc__ or "").split("\n\n", 2)[2].strip(),
         "",
-        "    python -m likewise.papers.methods --out docs/results/methods-cpu",
-        "",
         f"Proven on at least one table: {', '.join(proven) or 'none yet'}.",
         f"Run and not proven: {', '.join(sorted(tried - set(proven))) or 'none'}.",
-        f"Not run yet: {', '.join(sorted(set(METHODS) - tried - set(FRAMES))) or 'none'}.",
     ]
     for name, setting in TABLES.items():
         here = [line for line in lines if line["table"] == name]
@@ -228,15 +233,4 @@ def rows(here: Sequence[dict[str, Any]]) -> str:
         "CPU minutes",
         "seeds",
     ]
-    return table(head, [row for _, row in made])
-
-
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--table", choices=TABLES, action="append")
-    parser.add_argument("--methods", default=",".join([*FRAMES[:2], *METHODS]))
-    parser.add_argument("--seeds", default="0")
-    asked = parser.parse_args()
-    for chosen in asked.table or TABLES:
-        run(asked.out, chosen, asked.methods.split(","), [int(seed) for seed in asked.seeds.split(",")])
+    return parts.table(head, [row for _, row in made])

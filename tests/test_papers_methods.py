@@ -1,0 +1,95 @@
+"""The comparison of methods: it goes on where it stopped, and its page says what its lines say."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from likewise.errors import UsageError
+from likewise.methods import METHODS
+from likewise.papers import methods
+from likewise.papers.methods import BATCH, Table, margin, page, proofs, read
+from likewise.verbs.reproduce import reproduce
+
+SMALL = Table("digits", 8, 2 * BATCH, {"encoder": "convnet", "width": 8}, 300)
+
+
+def line(method: str, linear: float, **more: Any) -> dict[str, Any]:
+    figures = {"knn": 0.5, "few_label": 0.4, "labels": 100, "rankme": 9.0, "collapsed": False, "test": 10_000}
+    return {"table": "mnist-quick", "method": method, "seed": 0, "linear": linear, **figures, **more}
+
+
+def test_runs_are_made_once_and_written_as_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(methods, "TABLES", {"tiny-quick": SMALL})
+    out = tmp_path / "methods"
+    options = {"only": "pixels,untrained,supervised,dcl,mae"}  # MAE needs a ViT: the table passes it by
+    result = reproduce("methods", out, options=options)
+    lines = read(out)
+    assert [found["method"] for found in lines] == ["pixels", "untrained", "supervised", "dcl"]
+    assert all(0 < found[key] < 1 for found in lines for key in ("knn", "linear", "few_label"))
+    assert lines[3]["seen"] == 2 * BATCH
+    assert lines[3]["cpu_seconds"] > 0
+    assert [check["id"] for check in result["checks"]] == ["tiny-quick/dcl"]
+    assert not (out / "runs").exists() or not list((out / "runs").iterdir())
+
+    def never(*arguments: Any) -> None:
+        raise AssertionError("made again")
+
+    monkeypatch.setattr(methods, "one", never)
+    reproduce("methods", out, resume=True, options=options)
+    with pytest.raises(AssertionError, match="made again"):
+        reproduce("methods", out, resume=True, options={"only": "simclr"})
+    assert read(out) == lines
+    text = (out / "README.md").read_text()
+    assert "Run and not proven" in text
+    assert "digits at 8 pixels" in text
+
+
+def test_a_margin_is_in_standard_errors_of_the_difference() -> None:
+    """0.52 against 0.50 on 10,000 images: 0.02 / sqrt(0.2496 / 10,000 + 0.25 / 10,000) = 2.83."""
+    assert margin([line("a", 0.52)], [line("untrained", 0.5)]) == pytest.approx(0.02 / math.sqrt(0.4996 / 10_000))
+    found = proofs([line("untrained", 0.5), line("simclr", 0.52), line("byol", 0.53), line("supervised", 0.9)])
+    assert [(check["id"], check["ok"]) for check in found] == [
+        ("mnist-quick/simclr", False),
+        ("mnist-quick/byol", True),
+    ]
+
+
+def test_the_page_lists_what_is_proven_and_what_is_not() -> None:
+    lines = [line("untrained", 0.5), line("simclr", 0.51), line("byol", 0.6), line("byol", 0.62, seed=1)]
+    lines += [{"table": "mnist-quick", "method": "moco-v2", "seed": 0, "failed": "the representation collapsed"}]
+    text = page(lines)
+    assert "Proven on at least one table: byol." in text
+    assert "Run and not proven: moco-v2, simclr." in text
+    assert "| byol | 0.500 | 0.610 |" in text
+    assert "| moco-v2 | failed |" in text
+    assert text.index("| byol") < text.index("| simclr") < text.index("| untrained")
+
+
+def test_a_collapsed_run_is_a_line_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(methods, "TABLES", {"tiny-quick": SMALL})
+    made = METHODS["simclr"]
+    monkeypatch.setattr(made, "after_step", lambda self, progress: [p.data.zero_() for p in self.encoder.parameters()])
+    reproduce("methods", tmp_path / "out", options={"only": "simclr"})
+    (found,) = read(tmp_path / "out")
+    assert "collapsed" in found["failed"]
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"only": "simclrr"}, "did you mean 'simclr'"),
+        ({"table": "nothing"}, "table 'nothing' is unknown"),
+        ({"tabel": "x"}, "--set tabel: methods takes table, only, seeds"),
+        ({"seeds": "many"}, "seeds"),
+    ],
+)
+def test_wrong_options_are_one_clear_line(options: dict[str, Any], says: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=says):
+        reproduce("methods", tmp_path / "out", options=options)
+
+
+def test_the_committed_page_is_that_of_the_committed_lines() -> None:
+    out = Path(__file__).parents[1] / "docs/results/methods-cpu"
+    assert (out / "README.md").read_text() == page(read(out))
