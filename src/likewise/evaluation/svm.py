@@ -30,7 +30,7 @@ from likewise.types import Embeddings, Encoder, Images
 C = tuple(10 ** (-5.5 + i / 2) for i in range(8))  # from strong to weak: each solution starts the next
 N_FOLDS, MANY = 3, 10_000
 AT_ONCE = 2**20  # pixels that go through the encoder together
-MAX_ITERATIONS = 200
+MAX_ITERATIONS, MAX_IN_SEARCH = 200, 50  # of L-BFGS; the search for C compares solutions that are nearly there
 
 
 def svm(
@@ -213,7 +213,7 @@ def choose_c(data: Labelled, seed: int) -> float:
         for fold, held_out in enumerate(parts):
             rest = torch.ones(len(order), dtype=torch.bool)
             rest[held_out] = False
-            weights = fit_svm(data.x[rest], data.y[rest], data.n_classes, c, starts[fold])
+            weights = fit_svm(data.x[rest], data.y[rest], data.n_classes, c, starts[fold], MAX_IN_SEARCH)
             starts[fold] = weights
             right[i] += (scores(weights, data.x[held_out]).argmax(1) == data.y[held_out]).sum()
         if i >= 2 and right[i] < right[: i - 1].max() and right[i - 1] < right[: i - 1].max():
@@ -222,7 +222,12 @@ def choose_c(data: Labelled, seed: int) -> float:
 
 
 def fit_svm(
-    x: Float[Tensor, "n d"], y: Int[Tensor, " n"], n_classes: int, c: float, start: Float[Tensor, "e k"] | None = None
+    x: Float[Tensor, "n d"],
+    y: Int[Tensor, " n"],
+    n_classes: int,
+    c: float,
+    start: Float[Tensor, "e k"] | None = None,
+    iterations: int = MAX_ITERATIONS,
 ) -> Float[Tensor, "e k"]:
     """Weights of an SVM per class, the last row their biases: |w|^2 / 2 + c sum of max(0, 1 - y f(x))^2 is least."""
     signs = F.one_hot(y, n_classes).to(x.dtype) * 2 - 1
@@ -231,7 +236,7 @@ def fit_svm(
     share = 1 / (c * len(x))  # divided by c n, so that gradients are about 1 whatever the size
     optimizer = torch.optim.LBFGS(
         [weights],
-        max_iter=MAX_ITERATIONS,
+        max_iter=iterations,
         history_size=10,
         tolerance_grad=1e-5,
         tolerance_change=1e-7,

@@ -1,0 +1,134 @@
+"""The reproduction of Exemplar-CNN at a tiny scale: every part of it, gone on with, on made-up images."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from likewise.evaluation import PROBES
+from likewise.images import open_images
+from likewise.methods import METHODS
+from likewise.papers import exemplar
+from likewise.papers.exemplar import OFF, Budget, Column, _cpu, _full, run, trained
+from likewise.verbs.settings import make_plan
+from likewise.views import RECIPES
+
+
+def photographs(n, side, seed, k=3):
+    """Coloured stripes of a width per class, in noise."""
+    generator = np.random.default_rng(seed)
+    y = np.arange(n) % k
+    stripes = [(np.arange(side) // (2 + 3 * label) % 2 * 120)[:, None, None] for label in y]
+    pixels = np.stack([np.broadcast_to(s, (side, side, 3)) for s in stripes])
+    pixels = pixels + generator.integers(0, 60, pixels.shape) + generator.integers(0, 70, (n, 1, 1, 3))
+    return open_images(pixels.astype(np.uint8), labels=y, name=f"made-up{seed}")
+
+
+@pytest.fixture
+def budget():
+    small = {"encoder": "exemplar-small", "patches": 12, "steps": 3, "batch_size": 8, "device": "cpu"}
+    judged = photographs(24, 32, 1), photographs(9, 32, 2)
+    few = {"per_class": 4, "n_draws": 2}
+    return Budget(
+        nets={"small": {**small, **exemplar.MODERN}},
+        sources={"made-up": photographs(8, 70, 3), "other": photographs(8, 70, 4)},
+        tests={
+            "cifar10-400": Column("cifar10-400", *judged, source="made-up", options=few),
+            "rest": Column("svm", judged[0], judged[1], source="other"),
+        },
+        labels=4,
+        supervised={"steps": 3, "batch_size": 8, "encoder": "exemplar-small", "device": "cpu"},
+        study={**small, **exemplar.MODERN, "steps": 2},
+        study_test=Column("svm", *judged, source="made-up", options={"side": 32}),
+        n_tested=6,
+        sizes=(4, 12),
+        versions=(2, 0),
+        precision="fp32",
+    )
+
+
+def test_everything_is_done_once_and_written_down(budget, tmp_path, monkeypatch):
+    few = ("rotation", "colour")  # of the transformations, to be done in time
+    monkeypatch.setattr(exemplar, "OFF", {name: OFF[name] for name in few})
+    monkeypatch.setattr(exemplar, "INVARIANCES", {"rotation": "rotation", "hue": "colour"})
+    results = run(tmp_path, budget, 0, name="cpu")
+    main = results["main"]
+    assert list(main["cifar10-400"]) == ["small", "small, untrained", "pixels", "supervised"]
+    assert list(main["rest"]) == ["small", "small, untrained", "pixels"]
+    assert (main["cifar10-400"]["small"]["draws"], main["cifar10-400"]["small"]["labels"]) == (2, 12)
+    assert main["cifar10-400"]["supervised"]["labels"] == 12
+    assert main["rest"]["pixels"]["dim"] == 3 * 32 * 32
+    studies = results["studies"]
+    assert {name: list(runs) for name, runs in studies.items()} == {
+        "classes": ["4", "12"],
+        "versions": ["2", "afresh"],
+        "without": ["nothing", *few],
+        "source": ["made-up", "other"],
+        "blur": ["without", "with"],
+        "merged": ["seeds", "clusters"],
+    }
+    assert studies["classes"]["12"] == studies["versions"]["afresh"] == studies["without"]["nothing"]
+    assert studies["classes"]["4"]["test"] == 6
+    ids = [check["id"] for check in results["checks"]]
+    assert {"cifar10-400", "cifar10-400-small-pixels", "invariance-rotation", "invariance-hue"} <= set(ids)
+    page = (tmp_path / "README.md").read_text()
+    for heading in ("## Accuracy", "## The number of classes", "## Invariance falls", "## Where this differs"):
+        assert heading in page
+    assert "| cifar10-400 | small |" in page
+    assert "| 69.7 |" in page
+    for name in ("filters", "classes", "accuracy", "studies"):
+        with Image.open(tmp_path / "figures" / f"{name}.png") as picture:
+            assert min(picture.size) > 30
+    lines = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
+    assert len(lines) == len({line["part"] for line in lines}) == len(list((tmp_path / "parts").iterdir()))
+
+    def never(*_, **__):
+        raise AssertionError("this was done already")
+
+    monkeypatch.setattr(exemplar, "pretrain", never)
+    monkeypatch.setattr(exemplar, "fit", never)
+    monkeypatch.setattr(exemplar, "PROBES", dict.fromkeys(PROBES, never))
+    again = run(tmp_path, budget, 0, name="cpu")
+    assert again == results
+    assert (tmp_path / "results.jsonl").read_text().count("\n") == len(lines)
+
+
+def test_a_run_that_was_stopped_goes_on(budget, tmp_path):
+    settings = {**budget.study, "steps": 4, "save_every": "2"}
+    folder = trained(tmp_path, "a", budget.sources["made-up"], 0, settings)
+    weights = (folder / "model.safetensors").read_bytes()
+    (folder / "status.json").unlink()
+    assert trained(tmp_path, "a", budget.sources["made-up"], 0, settings) == folder
+    assert json.loads((folder / "status.json").read_text())["resumed_at"] == 4
+    assert (folder / "model.safetensors").read_bytes() == weights
+
+
+@pytest.mark.parametrize("budget", [_cpu(), _full()], ids=["cpu", "full"])
+def test_the_settings_of_the_budgets_are_settings(budget):
+    runs = [*budget.nets.values(), budget.study]
+    runs += [{**budget.study, **off} for off in OFF.values()]
+    for settings in runs:
+        settings = {"method": "exemplar", "size": 32, **settings}
+        settings.pop("patches")
+        plan = make_plan(settings, 32)
+        assert len(RECIPES["exemplar"](32, **plan.view_options)) == 2
+    make_plan({"method": "supervised", "norm": True, **budget.supervised}, 32)
+    for test in (*budget.tests.values(), budget.study_test):
+        assert test.protocol in PROBES
+        assert test.source in budget.sources
+        assert not str(test.data).startswith(str(budget.sources[test.source]).split(":")[0] + ":train")
+    assert METHODS["exemplar"].patches == 8_000
+
+
+def test_a_net_is_never_judged_on_the_set_of_its_patches():
+    for test in _cpu().tests.values():
+        assert str(test.data).split(":")[0] != str(_cpu().sources[test.source]).split(":")[0]
+
+
+def test_a_set_without_a_split_is_split_by_class(budget):
+    test = replace(budget.study_test, data=photographs(99, 16, 5), test=None)
+    train, rest = exemplar.sides(test, 3)
+    assert np.bincount(train.labels).tolist() == [30] * 3
+    assert len(rest) == 9
