@@ -105,10 +105,8 @@ def _cpu() -> Budget:
         sources={"imagenette96": "imagenette96:train", "caltech101-s96": "caltech101-s96:train"},
         tests={
             "cifar10-400": Column("cifar10-400", *cifar, source="imagenette96"),
-            "imagenette96": Column("svm", "imagenette96:train", "imagenette96:test", source="caltech101-s96"),
-            "caltech101-s96": Column(
-                "caltech101", "caltech101-s96:train", "caltech101-s96:test", source="imagenette96"
-            ),
+            "caltech101-s96": Column("caltech101", *(f"caltech101-s96:{s}" for s in splits), source="imagenette96"),
+            "imagenette96": Column("svm", *(f"imagenette96:{s}" for s in splits), source="caltech101-s96"),
         },
         labels=400,
         supervised={"epochs": 25, "batch_size": 128, "optimizer": "muon", "lr": 0.02, "encoder": "exemplar-small"},
