@@ -98,15 +98,16 @@ class Budget:
 
 def _cpu() -> Budget:
     main = {"encoder": "exemplar-small", "patches": 2_000, "steps": 1_000, "batch_size": 128, **MODERN}
-    splits = ("train", "test")
     cifar = ("cifar10:train", "cifar10:test")
+    caltech = ("caltech101-s96:train", "caltech101-s96:test")
+    nette = ("imagenette96:train", "imagenette96:test")
     return Budget(
         nets={"small": main},
         sources={"imagenette96": "imagenette96:train", "caltech101-s96": "caltech101-s96:train"},
         tests={
             "cifar10-400": Column("cifar10-400", *cifar, source="imagenette96"),
-            "caltech101-s96": Column("caltech101", *(f"caltech101-s96:{s}" for s in splits), source="imagenette96"),
-            "imagenette96": Column("svm", *(f"imagenette96:{s}" for s in splits), source="caltech101-s96"),
+            "caltech101-s96": Column("caltech101", *caltech, source="imagenette96"),
+            "imagenette96": Column("svm", *nette, source="caltech101-s96"),
         },
         labels=400,
         supervised={"epochs": 25, "batch_size": 128, "optimizer": "muon", "lr": 0.02, "encoder": "exemplar-small"},
