@@ -44,7 +44,8 @@ def images() -> ImageSet:
 
 def settings(method: str) -> dict[str, Any]:
     width = {"depth": 2} if "a ViT encoder" in METHODS[method].needs else {"width": 16}
-    return {**SMALL, **width, "method": method}
+    patches = {"patches": N} if METHODS[method].patches else {}
+    return {**SMALL, **width, **patches, "method": method}
 
 
 def trace(run: Path) -> tuple[bytes, ...]:

@@ -346,7 +346,7 @@ def list_(kind: Annotated[Kind, typer.Argument()], as_json: Json = False) -> Non
 
 @app.command()
 def reproduce(
-    paper: Annotated[str, typer.Argument(help="drlim or methods.", metavar="PAPER")],
+    paper: Annotated[str, typer.Argument(help="drlim, exemplar or methods.", metavar="PAPER")],
     out: Annotated[Path, typer.Option(help="The folder of results, figures and a page.")],
     budget: Annotated[str, typer.Option(help="cpu (minutes on 2 cores) or full.")] = "cpu",
     set_: Annotated[list[str] | None, typer.Option("--set", help="key=value, to run a part of it.")] = None,

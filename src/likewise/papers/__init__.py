@@ -9,12 +9,13 @@ interrupted goes on where it stopped.
 from collections.abc import Callable
 from typing import Any
 
-from likewise.papers import drlim, methods
+from likewise.papers import drlim, exemplar, methods
 
 BUDGETS = ("cpu", "full")
 FILES = ("results.json", "README.md", "figures", "parts", "runs.jsonl", "runs")
 PAPERS: dict[str, Callable[..., dict[str, Any]]] = {
     "drlim": drlim.reproduce,
+    "exemplar": exemplar.reproduce,
     "methods": methods.reproduce,
 }
 

@@ -2,7 +2,7 @@
 
 Read from top to bottom: the budgets, what is trained, how it is judged, the studies, the claims, the page. Patches are
 never of the set that is tested on. What a small budget changes is in `DIFFERENCES`. Every run and every judgement is
-kept in the folder when it is done, and a line of it goes to results.jsonl, so that a call goes on where one stopped.
+kept in the folder when it is done, and a line of it goes to runs.jsonl, so that a call goes on where one stopped.
 """
 
 import json
@@ -93,7 +93,7 @@ class Budget:
     n_tested: int  # test images in the studies
     sizes: Sequence[int]  # N
     versions: Sequence[int]  # K; 0: afresh
-    precision: str = "bf16"
+    precision: str = "fp32"
 
 
 def _cpu() -> Budget:
@@ -145,12 +145,13 @@ def _full() -> Budget:
         n_tested=10_000,
         sizes=(50, 500, 2_000, 8_000, 32_000),
         versions=(1, 10, 100, 300),
+        precision="bf16",
     )
 
 
-def reproduce(out: Path, *, budget: str, seed: int) -> dict[str, Any]:
-    """The main table; with the studies where their time is granted (see `studies`)."""
-    return run(out, {"cpu": _cpu, "full": _full}[budget](), seed, name=budget)
+def reproduce(out: Path, *, budget: str, seed: int, studies: bool = True) -> dict[str, Any]:
+    """The main table, with a page of its own as soon as it is there, and then the studies, where they are wanted."""
+    return run(out, {"cpu": _cpu, "full": _full}[budget](), seed, name=budget, with_studies=studies)
 
 
 def run(out: Path, budget: Budget, seed: int, *, name: str, with_studies: bool = True) -> dict[str, Any]:
@@ -204,11 +205,11 @@ def sides(test: Column, channels: int) -> tuple[ImageSet, ImageSet]:
 
 
 def kept(out: Path, name: str, make: Any) -> dict[str, Any]:
-    """A part, and its line in results.jsonl when it is new."""
+    """A part, and its line in runs.jsonl when it is new."""
     new = not (out / "parts" / f"{name}.json").is_file()
     found = part(out, name, make)
     if new:
-        with open(out / "results.jsonl", "a", encoding="utf-8") as file:
+        with open(out / "runs.jsonl", "a", encoding="utf-8") as file:
             file.write(json.dumps({"part": name, **found}) + "\n")
     return found
 
