@@ -1,11 +1,14 @@
 """Objectives against their definitions, maximisers against brute force and the naive greedy."""
 
 import itertools
+import json
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from sklearn.datasets import load_digits
 
 from likewise.coresets import blocks, facility_location, graph_cut, log_det, pairs, saturated_coverage
 from likewise.coresets.facility_location import FacilityLocation
@@ -231,6 +234,19 @@ def test_everything_works_with_everything(name, maximiser):
     for budget in (1, 20, 48):
         selection = SELECTED[name](x, budget, maximiser=maximiser, chosen=torch.tensor([1, 2]))
         assert len(set(selection.indices.tolist()) | {1, 2}) == budget + 2
+
+
+def test_facility_location_picks_what_apricot_picks():
+    """What apricot-select 0.6.1 picked of scikit-learn's digits, recorded by
+
+    u = x / np.linalg.norm(x, axis=1, keepdims=True)
+    made = FacilityLocationSelection(180, metric="precomputed", optimizer="naive").fit((1 + u @ u.T) / 2)
+    json.dump({"picks": made.ranking.tolist(), "gains": made.gains.round(9).tolist()}, file)
+    """
+    theirs = json.loads((Path(__file__).parent / "apricot_digits.json").read_text())
+    ours = facility_location(torch.from_numpy(load_digits().data), 180)
+    assert ours.indices.tolist() == theirs["picks"]
+    np.testing.assert_allclose(ours.gains, theirs["gains"], atol=1e-8)
 
 
 def summed(s, ids):

@@ -219,6 +219,7 @@ def select(
     data: Annotated[
         str | None, typer.Option(help="The images, if they are not where they were, or for an .npy.")
     ] = None,
+    dry_run: Annotated[bool, typer.Option(help="Say what it would cost, and select nothing.")] = False,
     overwrite: Overwrite = False,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -243,6 +244,7 @@ def select(
             data=data,
             overwrite=overwrite,
             options=_settings(set_ or [], {}),
+            dry_run=dry_run,
         )
         reply(result, lambda: _selection(result))
 
@@ -454,6 +456,8 @@ def _evaluation(result: dict[str, Any]) -> str:
 
 
 def _selection(result: dict[str, Any]) -> str:
+    if result["selection"] is None:
+        return f"{result['n']:,} of {result['images']:,} images by {result['method']}: {result['estimate']}"
     lines = [f"{result['n']:,} images by {result['method']} in {result['seconds']:.1f} s: {result['selection']}"]
     if result["stopped"]:
         lines[0] += f" (of {result['budget']} asked for: {result['stopped']})"

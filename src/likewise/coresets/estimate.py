@@ -5,6 +5,8 @@ from typing import Any, NamedTuple
 
 import torch
 
+from likewise.coresets.facility_location import CELL, EXACT
+
 OVERHEAD = 1.5  # beyond the products themselves
 
 
@@ -22,7 +24,7 @@ class Estimate(NamedTuple):
 
 def estimate(method: str, n: int, d: int, budget: int, memory: int, options: dict[str, Any]) -> Estimate | None:
     """For methods whose cost can be told from the sizes alone; None for others."""
-    cells = options.get("cells") or (1 if n <= 100_000 else n // 4096)
+    cells = options.get("cells") or (1 if n <= EXACT else -(-n // CELL))
     made = {  # products of two rows
         "facility-location": 5 * n * n / cells,
         "graph-cut": 4 * n,

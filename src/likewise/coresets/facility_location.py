@@ -27,9 +27,9 @@ from likewise.errors import UsageError
 from likewise.progress import bar
 from likewise.types import Selection
 
-EXACT = 100_000  # images up to which all pairs are looked at by default
+EXACT = 60_000  # images up to which all pairs are looked at by default
 CELL = 4096  # images of a cell otherwise
-DENSE = 32  # pairs are listed once fewer than a 32nd of all matter: gathering one costs more than its product
+DENSE = 48  # pairs are listed once fewer than one in 48 matters: gathering one costs more than its product
 
 
 def facility_location(
@@ -53,7 +53,7 @@ def facility_location(
     `weights` are the numbers of images that each pick represents (those not as close to an earlier pick or to a chosen
     one), itself included: they add up to n when nothing was chosen, but for images of cells without a pick.
 
-    With more than one of `cells` (default: one up to 100,000 images, then one for about 4,096), images look for
+    With more than one of `cells` (default: one up to 60,000 images, then one for about 4,096), images look for
     relatives only in their own k-means cell (drawn by `seed` and `keys`); see `_by_cells`. `meta["approximation"]` then
     says so. `meta["of_best"]` is how near greedy's value is to the best there is, at least: no image could still gain
     more than the last pick did.
@@ -190,6 +190,7 @@ class FacilityLocation:
         self.error = 0.0  # of all of these
         self.pairs: Pairs | None = None
         self.listed = 0  # how many picks there were when they were
+        self.look = 1  # at how many picks to see next whether they can be
 
     def gains(self, ids: Ids) -> tuple[Gains, Gains]:
         if self.pairs is None:
@@ -232,7 +233,9 @@ class FacilityLocation:
         self.size += 1
         if self.pairs is None:
             self._lower(images, old, new)
-            self._list_pairs()
+            if self.size >= self.look:
+                self.look = self.size + 1 + self.size // 4
+                self._list_pairs()
         elif self.size >= 2 * self.listed:
             self.listed = self.size
             self.pairs.keep(self.best)

@@ -21,10 +21,11 @@ class Pairs:
         bars = torch.from_numpy((floor - self.error).astype(np.float32)).to(rows.x.device)
         counts, images, similarity = [], [], []
         for _, block in rows.products(rows.single(slice(None))):
-            count, places = _above(block, bars)
-            counts.append(count)
-            images.append((places - np.repeat(np.arange(len(count)) * n, count)).astype(np.int32))
-            similarity.append(block.reshape(-1)[torch.from_numpy(places).to(block.device)].cpu().numpy())
+            places, values = _above(block, bars)
+            rows_at = np.searchsorted(places, np.arange(len(block) + 1) * n)
+            counts.append(np.diff(rows_at))
+            images.append((places - np.repeat(np.arange(len(block)) * n, counts[-1])).astype(np.int32))
+            similarity.append(values)
         self.starts = np.concatenate([[0], np.cumsum(np.concatenate(counts))])
         self.images, self.similarity = np.concatenate(images), np.concatenate(similarity)
 
@@ -51,9 +52,9 @@ class Pairs:
 
 
 def _above(block: torch.Tensor, bars: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """How many numbers of each row are above the bar of their column, and where they are in the block, row by row."""
+    """Where in the block, row by row, numbers are above the bar of their column, and these numbers."""
     if block.device.type == "cpu":  # numpy compares and finds several times faster
-        above = block.numpy() > bars.numpy()
-        return np.count_nonzero(above, axis=1), np.flatnonzero(above)
-    found = block > bars
-    return found.sum(1).cpu().numpy(), found.flatten().nonzero()[:, 0].cpu().numpy()
+        places = np.flatnonzero(block.numpy() > bars.numpy())
+        return places, block.numpy().reshape(-1)[places]
+    found = (block > bars).flatten().nonzero()[:, 0]
+    return found.cpu().numpy(), block.flatten()[found].cpu().numpy()

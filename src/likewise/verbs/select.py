@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from likewise.coresets import select
+from likewise.coresets import SELECTORS, parse_budget, parse_memory, select
+from likewise.coresets.estimate import estimate
 from likewise.embedding import embed, load_with_config
 from likewise.errors import DataError, UsageError
 from likewise.files import new_folder
@@ -15,7 +16,7 @@ from likewise.images import ImageSet, open_images
 from likewise.images.labels import read_labels
 from likewise.images.scan import locate
 from likewise.images.sources import read_csv
-from likewise.types import Embeddings, Selection
+from likewise.types import Embeddings, Selection, pick
 from likewise.verbs.ids import read_ids
 from likewise.verbs.originals import Originals
 
@@ -40,14 +41,18 @@ def choose(
     data: str | None = None,
     overwrite: bool = False,
     options: dict[str, Any] | None = None,
+    dry_run: bool = False,
 ) -> dict[str, Any]:
     """Select, save to `out` with small pictures of the first picks, and copy or link the chosen images.
 
-    Copies and links are named by rank. Returns what `--json` prints.
+    Copies and links are named by rank. Returns what `--json` prints. With `dry_run` nothing is selected nor written:
+    the answer is what it would cost.
     """
     import resource
 
     x, paths, where = _features(Path(source), data)
+    if dry_run:
+        return _cost(x, method, budget, memory, _typed(options or {}))
     originals = _originals(where, paths, asked=copy_to or link_to)
     if originals is not None and link_to is not None and not originals.linkable:
         raise UsageError(f"--link-to {link_to}: the images of {where} are no files of their own; expected --copy-to")
@@ -89,6 +94,24 @@ def choose(
         "approximation": selection.meta.get("approximation"),
         "of_best": selection.meta.get("of_best"),
         "stopped": selection.meta.get("stopped"),
+    }
+
+
+def _cost(x: Any, method: str, budget: str | float | int, memory: str, options: dict[str, Any]) -> dict[str, Any]:
+    """Estimates in `seconds` and `memory_mb`, which are None for a method whose cost hangs on more than sizes."""
+    n, d = (x.x if isinstance(x, Embeddings) else x).shape
+    pick(SELECTORS, method, "selector")
+    n_picks = parse_budget(budget, n)
+    cost = estimate(method, n, d, n_picks, parse_memory(memory), options)
+    return {
+        "selection": None,
+        "method": method,
+        "images": n,
+        "n": n_picks,
+        "budget": budget,
+        "seconds": cost.seconds if cost else None,
+        "memory_mb": cost.memory / 1e6 if cost else None,
+        "estimate": str(cost) if cost else f"unknown for {method}: it hangs on more than the number of images",
     }
 
 
