@@ -1,7 +1,9 @@
 """DINO (Caron et al., 2021): every crop predicts what a slow teacher sees in the large crops, as soft classes.
 
 arXiv 2104.14294. The teacher's outputs are centred, so that no class takes all, and sharpened, so that they are not all
-alike: together they keep from collapse. The head has batch normalisation, and classes learn from `thaw` on.
+alike: together they keep from collapse. The head has batch normalisation, after its last layer too, unlike the paper's:
+images then differ from the first step, where a short training would otherwise stay at equal classes for all (LOG.md).
+Classes learn from `thaw` on.
 """
 
 from collections.abc import Sequence
@@ -59,7 +61,7 @@ class DINO(Method):
         temperature: float = 0.1,
         teacher_temperature: float = 0.04,
         final_teacher_temperature: float = 0.07,
-        teacher_momentum: float = 0.99,
+        teacher_momentum: float = 0.98,
         centre_momentum: float = 0.9,
         n_prototypes: int = 1024,
         thaw: float = 0.01,
@@ -70,7 +72,7 @@ class DINO(Method):
         self.encoder, self.views, self.temperature = encoder, views, temperature
         self.sharp = teacher_temperature, final_teacher_temperature
         self.teacher_momentum, self.centre_momentum = teacher_momentum, centre_momentum
-        self.projector = mlp(encoder.dim, hidden_dim, hidden_dim, output_dim)
+        self.projector = mlp(encoder.dim, hidden_dim, hidden_dim, output_dim, last_norm=True)
         self.prototypes = Prototypes(output_dim, n_prototypes, thaw)
         self.teacher = Teacher(self.encoder, nn.Sequential(self.projector, self.prototypes))
         self.register_buffer("centre", torch.zeros(n_prototypes))

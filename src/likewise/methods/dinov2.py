@@ -41,7 +41,7 @@ class DINOv2(IBOT):
         temperature: float = 0.1,
         teacher_temperature: float = 0.04,
         final_teacher_temperature: float = 0.07,
-        teacher_momentum: float = 0.99,
+        teacher_momentum: float = 0.98,
         n_prototypes: int = 1024,
         thaw: float = 0.01,
         hidden_dim: int = 512,

@@ -1,8 +1,8 @@
 """iBOT (Zhou et al., 2021): DINO, and what is hidden from the student it must tell as the slow teacher sees it.
 
-arXiv 2111.07832. Images and patches share a head, and its batch normalisation. Half of the large views have patches
-hidden, in blocks; the share is drawn between `least_hidden` and `most_hidden`. The image as a whole is what the encoder
-gives out: its class token or, by default here, the mean of its patches. Classes learn from `thaw` on.
+arXiv 2111.07832. Images and patches share a head and its batch normalisation (see `likewise.methods.dino`). Half of the
+large views have patches hidden, in blocks; the share is drawn between `least_hidden` and `most_hidden`. The image as a
+whole is what the encoder gives out: its class token or, by default here, the mean of its patches.
 """
 
 from collections.abc import Callable, Sequence
@@ -77,7 +77,7 @@ class IBOT(Method):
         temperature: float = 0.1,
         teacher_temperature: float = 0.04,
         final_teacher_temperature: float = 0.07,
-        teacher_momentum: float = 0.99,
+        teacher_momentum: float = 0.98,
         centre_momentum: float = 0.9,
         n_prototypes: int = 1024,
         thaw: float = 0.01,
@@ -91,7 +91,7 @@ class IBOT(Method):
         self.share, self.sharp = (least_hidden, most_hidden), (teacher_temperature, final_teacher_temperature)
         self.teacher_momentum, self.centre_momentum = teacher_momentum, centre_momentum
         self.mask_token = nn.Parameter(torch.randn(encoder.dim) * 0.02)
-        self.projector = mlp(encoder.dim, hidden_dim, hidden_dim, output_dim)
+        self.projector = mlp(encoder.dim, hidden_dim, hidden_dim, output_dim, last_norm=True)
         self.prototypes = Prototypes(output_dim, n_prototypes, thaw)
         self.teacher = Teacher(self.encoder, nn.Sequential(self.projector, self.prototypes))
         self.register_buffer("centre", torch.zeros(n_prototypes))
