@@ -43,7 +43,7 @@ VIEWS: dict[str, dict[str, dict[str, Any]]] = {  # of a set: what stands for a r
         "strong": {"views": "affine", **DIGITS},
         "asymmetric": {"views": "affine", **DIGITS},
         "weak": {"min_scale": 0.5, "flip": 0.0},
-        "multi-crop": {"split": 0.6, "min_scale": 0.3, "flip": 0.0, "solarise": 0.0},
+        "multi-crop": {"split": 0.6, "min_scale": 0.3, "flip": 0.0, "solarise": 0.0, "local_size": 14},
     },
 }
 
