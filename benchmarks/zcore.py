@@ -31,7 +31,7 @@ def mixture(n: int) -> torch.Tensor:
 def plain(x: np.ndarray, n_looks: int, n_redundant: int = 1000) -> np.ndarray:
     """The published algorithm, look by look."""
     first, second, one, other = looks(x.shape[1], n_looks, 0)
-    shapes = [(float(column.min()), float(np.median(column)), float(column.max())) for column in x.T]
+    shapes = np.array([(column.min(), np.median(column), column.max()) for column in x.T], dtype=np.float64)
     scores = np.zeros(len(x))
     for look in range(n_looks):
         dims = [first[look], second[look]]

@@ -218,7 +218,7 @@ def plain_zcore(x, n_looks, n_redundant):
     first, second, one, other = looks(x.shape[1], n_looks, 0)
     scores = np.zeros(len(x))
     for dims, uniform in zip(np.c_[first, second], np.c_[one, other], strict=True):
-        shapes = [(float(c.min()), float(np.median(c)), float(c.max())) for c in x[:, dims].T]
+        shapes = [np.array([c.min(), np.median(c), c.max()]) for c in x[:, dims].T]
         point = [triangular(shape, np.array([u]))[0] for shape, u in zip(shapes, uniform, strict=True)]
         nearest = np.abs(x[:, dims] - np.array(point)).sum(1).argmin()
         scores[nearest] += 1
@@ -259,7 +259,7 @@ def test_triangular_draws_have_the_triangular_distribution():
     from scipy.stats import kstest, triang
 
     uniform = (np.arange(5000) + 0.5) / 5000
-    draws = triangular((-1.0, 0.5, 3.0), uniform)
+    draws = triangular(np.array([-1.0, 0.5, 3.0]), uniform)
     assert kstest(draws, triang(0.375, -1, 4).cdf).statistic < 1e-3
 
 

@@ -21,7 +21,7 @@ from likewise.errors import UsageError
 from likewise.types import Selection
 
 LOOKS = 10  # per image, by default
-SAMPLE = 8  # every so-manyth image says how wide a strip must be
+SAMPLE = 16  # every so-manyth image says how wide a strip must be
 
 
 def zcore(
@@ -75,7 +75,7 @@ def coverage(
     columns = x.cpu().numpy().T
     if x.numel() * x.element_size() <= memory // 2:
         columns = np.ascontiguousarray(columns)
-    shapes = [(float(column.min()), float(np.median(column)), float(column.max())) for column in columns]
+    shapes = np.array([(column.min(), np.median(column), column.max()) for column in columns], dtype=np.float64)
     first, second, one, other = looks(d, n_looks, seed)
     swap = first > second  # a pair of dimensions is the same either way
     first, second = np.where(swap, second, first), np.where(swap, first, second)
@@ -85,15 +85,14 @@ def coverage(
         along, scores = columns[a][order], np.zeros(n)
         mine = np.flatnonzero(first == a)
         mine = mine[np.argsort(second[mine], kind="stable")]
+        points = triangular(shapes[a], one[mine]).astype(along.dtype)
+        heights = triangular(shapes[second[mine]], other[mine]).astype(along.dtype)
         # Runs of the same second dimension, short enough for all their images at once
         number = np.arange(len(mine)) - np.searchsorted(second[mine], second[mine])
         starts = np.flatnonzero(number % max(memory // (16 * n), 1) == 0)
-        for same in np.split(mine, starts[1:]):
-            b = int(second[same[0]])
-            across = columns[b][order]
-            points = triangular(shapes[a], one[same]).astype(along.dtype)
-            heights = triangular(shapes[b], other[same]).astype(along.dtype)
-            centres = _nearest(along, across, order, points, heights)
+        for start, end in zip(starts, [*starts[1:], len(mine)], strict=True):
+            across = columns[second[mine[start]]][order]
+            centres = _nearest(along, across, order, points[start:end], heights[start:end])
             np.add.at(scores, centres, 1)
             if n > 1:
                 _share(along, across, order, centres, min(n_redundant, n - 1), scores)
@@ -110,12 +109,10 @@ def looks(d: int, n_looks: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.n
     return first, second, uniform[2], uniform[3]
 
 
-def triangular(shape: tuple[float, float, float], uniform: np.ndarray) -> np.ndarray:
+def triangular(shape: Float[np.ndarray, "*n 3"], uniform: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
     """Draws from the triangular distribution (lowest, most likely, highest), by its inverse distribution function."""
-    low, mode, high = shape
-    if high <= low:
-        return np.full_like(uniform, low)
-    left = uniform < (mode - low) / (high - low)
+    low, mode, high = shape[..., 0], shape[..., 1], shape[..., 2]
+    left = uniform * (high - low) < mode - low
     rise = low + np.sqrt(uniform * (high - low) * (mode - low))
     fall = high - np.sqrt((1 - uniform) * (high - low) * (high - mode))
     return np.where(left, rise, fall)
