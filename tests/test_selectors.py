@@ -422,13 +422,17 @@ def test_probcover_finds_a_radius_at_which_balls_are_pure():
 
 def test_hierarchical_evens_out_a_long_tail():
     x, labels = mixture([1200, 300, 60, 20, 20])
-    shares = {
-        name: np.bincount(labels[f(x, 60).indices], minlength=5)
-        for name, f in {"flat": cluster_balanced, "tree": hierarchical, "random": random}.items()
+    picks = {
+        "tree": hierarchical(x, 60, levels=[84, 14, 5]),
+        "flat": cluster_balanced(x, 60),
+        "random": random(x, 60),
+        "default": hierarchical(x, 60),
     }
+    shares = {name: np.bincount(labels[found.indices], minlength=5) for name, found in picks.items()}
     effective = {name: np.exp(-sum(p * np.log(p) for p in share / 60 if p)) for name, share in shares.items()}
     assert effective["tree"] > 4.9
     assert max(effective["flat"], effective["random"]) < 2.5  # clusters follow density, as the paper says
+    assert effective["default"] > max(effective["flat"], effective["random"])
 
 
 def test_hierarchical_with_one_level_is_balance_over_clusters():

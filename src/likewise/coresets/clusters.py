@@ -15,7 +15,7 @@ from likewise.coresets.turns import shuffled
 from likewise.draws import Draws
 from likewise.errors import UsageError
 
-FIT = 256  # images per cluster that place its centre; more of them hardly move it
+FIT = 64  # images per cluster that place its centre; more of them hardly move it
 SIDE = 1024  # of a tile; larger ones gain nothing
 START = 16  # images per cluster among which the first centres are sought
 
@@ -36,7 +36,7 @@ def cluster(
 ) -> Clusters:
     """Lloyd's algorithm from k-means++ starts; `n_clusters` defaults to the square root of the number of images.
 
-    With more than 256 images per cluster, that many (the first drawn) place the centres, and then all images find
+    With more than 64 images per cluster, that many (the first drawn) place the centres, and then all images find
     their nearest. A cluster that runs empty stays where it was.
     """
     n = len(rows.x)

@@ -64,10 +64,12 @@ def _visitors(rows: Rows, cells: Clusters, reach: float) -> list[Int[Tensor, " v
     centres, cell = cells.centres, cells.cell
     squares = centres.square().sum(1)
     ids, hosts = [], []
+    few = 8 * len(centres) ** 2 <= rows.memory // 4
+    between = squared_distances(centres, centres, squares).sqrt() if few else None
     for span, block in rows.blocks(6 * len(centres)):
         own = cell[span]
         beyond = squared_distances(block, centres, squares) - cells.distance[span, None]
-        gaps = squared_distances(centres[own], centres, squares).sqrt()
+        gaps = squared_distances(centres[own], centres, squares).sqrt() if between is None else between[own]
         close = beyond <= 2 * (reach + 1e-9) * gaps + 1e-9
         close &= torch.arange(len(centres), device=own.device) > own[:, None]
         where = close.nonzero()
