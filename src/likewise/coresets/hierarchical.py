@@ -38,10 +38,10 @@ def hierarchical(
     """Share the budget evenly over a tree of k-means clusters, by the Euclidean distance of x as given.
 
     `levels`: the numbers of clusters, falling, the last one about the number of concepts that shall share equally; by
-    default n^0.7, n^0.6, n^0.5 (10,000 images: 631, 251, 100). Above the lowest level, centres are placed anew `n_resamplings` times on the points nearest each
-    of them, half of an average cluster, which takes density out of their places. In a lowest cluster images are picked
-    at `random`, or the `nearest` to its centre first. Nodes take turns, so any prefix is the smaller sample; images
-    `chosen` already had their turn. Gains are zero.
+    default n^0.7, n^0.6, n^0.5 (10,000 images: 631, 251, 100). Above the lowest level, centres are placed anew
+    `n_resamplings` times on the points nearest each of them, half of an average cluster, which takes density out of
+    their places. In a lowest cluster images are picked at `random`, or the `nearest` to its centre first. Nodes take
+    turns, so any prefix is the smaller sample; images `chosen` already had their turn. Gains are zero.
     """
     if leaf not in LEAVES:
         raise UsageError(f"leaf={leaf!r}: must be one of {', '.join(LEAVES)}")
