@@ -30,7 +30,7 @@ from likewise.evaluation.invariance import TRAINED, Curve, curves, figure
 from likewise.evaluation.matching import bootstrap, compare, layers, mean_average_precision, read_pairs, rgb, sift
 from likewise.types import Encoder
 
-SIDES = (24, 32, 48, 64, 96)
+SIDES = (32, 64, 96)
 SIDE, MADE_SIDE = 64, 32  # the made images have 96 pixels, and small regions
 
 
@@ -60,9 +60,7 @@ def main() -> None:
         found["sides"] = by_side(data / "oxford-affine", models, ("img4",), (24, 48))
     else:
         found["oxford"] = match(models, data / "oxford-affine", work / "oxford", SIDE)
-        found["sides"] = kept(
-            work / "sides.json", lambda: by_side(data / "oxford-affine", models, ("img2", "img4"), SIDES)
-        )
+        found["sides"] = kept(work / "sides.json", lambda: by_side(data / "oxford-affine", models, ("img4",), SIDES))
         made = match(models, work / "pairs", work / "made", MADE_SIDE, photographs)
         found["made pairs"] = {key: value for key, value in made.items() if key != "pairs"}
         found["differences"] = {
