@@ -71,7 +71,9 @@ def main() -> None:
     report(found)
     if arguments.results is not None:
         (arguments.results / "matching.json").write_text(compact(found) + "\n")
-        bars({name: found[name]["map"] for name in ("oxford", "made pairs")}, arguments.results / "matching.png")
+        if "oxford" in found:
+            titles = {"40 Oxford pairs": "oxford", "384 pairs made from 16 photographs": "made pairs"}
+            bars({title: found[name]["map"] for title, name in titles.items()}, arguments.results / "matching.png")
         if drawn:
             figure(drawn, arguments.results / "invariance.png")
 

@@ -67,7 +67,7 @@ def match(
     if make_from is not None and not (resume and folder.is_dir()):
         write_pairs(open_images(make_from, max_bad=1.0), folder, seed=seed, overwrite=overwrite)
     listed = read_pairs(folder)
-    settings = {"version": VERSION, "pairs": str(folder), **about, "side": side, "extent": extent, "most": most}
+    settings = {"version": VERSION, "data": str(folder), **about, "side": side, "extent": extent, "most": most}
     if resume and out is None:
         raise UsageError("--resume: needs --out, the folder to go on with")
     log, done = (None, []) if out is None else _open_log(Path(out), settings, resume, overwrite)
