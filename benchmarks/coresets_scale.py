@@ -108,7 +108,7 @@ def main() -> None:
     kept = arguments.out / "coresets-scale.json" if arguments.out else None
     rows = json.loads(kept.read_text())["rows"] if kept and kept.is_file() else []
     done = {(row["n"], row["method"]) for row in rows}
-    environment = {**os.environ, "OMP_NUM_THREADS": arguments.threads}
+    environment = {**os.environ, "OMP_NUM_THREADS": arguments.threads, "OMP_WAIT_POLICY": "passive"}
     for n in map(int, arguments.sizes.split(",")):
         methods = [method for method in arguments.methods.split(",") if (n, method) not in done]
         if not methods:

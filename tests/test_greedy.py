@@ -260,7 +260,7 @@ def test_swaps_end_where_no_swap_helps(budget, chosen):
     s = cosines(x)
     held = torch.tensor(chosen, dtype=torch.int64)
     greedy = facility_location(x, budget, chosen=held)
-    refined = facility_location(x, budget, chosen=held, swaps=True)
+    refined = facility_location(x, budget, chosen=held, swaps=1)
     ids = refined.indices.tolist()
     assert len(set(ids) | set(chosen)) == budget + len(chosen)
     reached = summed(s, [*chosen, *ids])
@@ -277,15 +277,19 @@ def test_swaps_end_where_no_swap_helps(budget, chosen):
 def test_swaps_help_and_count_what_they_represent():
     x = clouds(500, 8, seed=5)
     s = cosines(x)
-    greedy, refined = facility_location(x, 25), facility_location(x, 25, swaps=True)
+    greedy, refined = facility_location(x, 25), facility_location(x, 25, swaps=1)
     assert refined.meta["swaps"] > 0
     assert summed(s, refined.indices) > summed(s, greedy.indices)
     nearest = s[:, refined.indices].argmax(axis=1)
     assert refined.weights.tolist() == np.bincount(nearest, minlength=25).tolist()
-    small = facility_location(x, 25, swaps=True, memory=3_000_000)
+    further = facility_location(x, 25, swaps=4)
+    assert summed(s, further.indices) >= summed(s, refined.indices)
+    assert further.meta["swaps"] > refined.meta["swaps"]
+    assert further.indices.tolist() == facility_location(x, 25, swaps=4).indices.tolist()
+    small = facility_location(x, 25, swaps=1, memory=3_000_000)
     assert small.indices.tolist() == refined.indices.tolist()
-    with pytest.raises(UsageError, match="swaps=True: listing pairs of 500 images for 25 picks takes about"):
-        facility_location(x, 25, swaps=True, memory=10_000)
+    with pytest.raises(UsageError, match="swaps: listing pairs of 500 images for 25 picks takes about"):
+        facility_location(x, 25, swaps=1, memory=10_000)
 
 
 def test_what_is_promised_of_the_best_is_kept():
@@ -325,7 +329,7 @@ def test_cells_are_the_greedy_of_pairs_within_a_cell(chosen):
 
 
 def test_cells_go_with_lazy_only():
-    for options in ({"swaps": True}, {"maximiser": "naive"}):
+    for options in ({"swaps": 1}, {"maximiser": "naive"}):
         with pytest.raises(UsageError, match="cells=3: goes with maximiser=lazy and without swaps only"):
             facility_location(clouds(30), 5, cells=3, **options)
     with pytest.raises(UsageError, match="cells=0: must be at least 1"):

@@ -62,10 +62,16 @@ class Rows:
             self.whole_single = held
         return self[ids].float() if self.whole_single is None else self.whole_single[ids]
 
-    def blocks(self, width: int) -> Iterator[tuple[slice, Float[Tensor, "m d"]]]:
-        """All rows in float64, in order. `width`: how many numbers the caller makes of each row."""
-        if self.whole is None and self.x.numel() * 8 <= self.memory // 3:
-            self.whole = self[:]
+    def blocks(self, width: int, *, hold: bool = True) -> Iterator[tuple[slice, Float[Tensor, "m d"]]]:
+        """All rows in float64, in order. `width`: how many numbers the caller makes of each row.
+
+        With `hold` they are kept for the next time, if they fit.
+        """
+        if hold and self.whole is None and self.x.numel() * 8 <= self.memory // 3:
+            held = torch.empty(self.x.shape, dtype=torch.float64, device=self.x.device)
+            for span in spans(len(self.x), 3 * self.x.shape[1], self.memory // 3):
+                held[span] = self[span]
+            self.whole = held
         for span in spans(len(self.x), width + 2 * self.x.shape[1], self.memory // 3):
             yield span, self[span]
 
@@ -110,7 +116,7 @@ class Rows:
     def total(self) -> Float[Tensor, " d"]:
         """The sum of all rows, in float64."""
         zero = torch.zeros(self.x.shape[1], dtype=torch.float64, device=self.x.device)
-        return sum((block.sum(0) for _, block in self.blocks(0)), zero)
+        return sum((block.sum(0) for _, block in self.blocks(0, hold=False)), zero)
 
 
 def spans(n: int, width: int, memory: int) -> Iterator[slice]:

@@ -42,16 +42,17 @@ def facility_location(
     keys: Int[Tensor, " n"] | None = None,
     maximiser: str = "lazy",
     epsilon: float = 0.1,
-    swaps: bool = False,
+    swaps: int = 0,
     cells: int | None = None,
 ) -> Selection:
     """Pick `budget` images that represent all others best, by cosine similarity.
 
-    `maximiser`: lazy, naive (the same picks, slower), stochastic or threshold (`epsilon` from the best; only stochastic
-    draws anything, from `seed`). `swaps` exchanges picks for other images as long as that helps: better, but no longer
-    in an order whose prefixes are good. `gains` are the rises of F: with nothing `chosen` before, they add up to F(S).
-    `weights` are the numbers of images that each pick represents (those not as close to an earlier pick or to a chosen
-    one), itself included: they add up to n when nothing was chosen, but for images of cells without a pick.
+    `maximiser`: lazy, naive (the same picks, slower), stochastic or threshold (`epsilon` from the best; stochastic
+    draws from `seed`). `swaps=1` exchanges picks for other images until no exchange helps: better, but no longer in an
+    order whose prefixes are good; each further round starts anew from a part of the best picks so far. `gains` are the
+    rises of F: with nothing `chosen` before, they add up to F(S). `weights` are the numbers of images that each pick
+    represents (those not as close to an earlier pick or to a chosen one), itself included: they add up to n when
+    nothing was chosen, but for images of cells without a pick.
 
     With more than one of `cells` (default: one up to 60,000 images, then one for about 4,096), images look for
     relatives only in their own k-means cell (drawn by `seed` and `keys`); see `_by_cells`. `meta["approximation"]` then
@@ -60,6 +61,8 @@ def facility_location(
     """
     taken = check(len(x), budget, chosen).cpu().numpy()
     n_cells = (1 if len(x) <= EXACT else math.ceil(len(x) / CELL)) if cells is None else cells
+    if swaps < 0:
+        raise UsageError(f"swaps={swaps}: must be 0 or a number of rounds")
     if n_cells < 1:
         raise UsageError(f"cells={cells}: must be at least 1")
     if n_cells > 1:
@@ -72,7 +75,7 @@ def facility_location(
     meta: dict[str, float] = {}
     if swaps:
         objective.pairs = None  # to make room
-        picks, cell, meta["swaps"] = refine(objective.rows, picks, taken)
+        picks, cell, meta["swaps"] = refine(objective.rows, picks, taken, n_rounds=swaps, seed=seed)
         rises = _rises(objective.rows, picks, taken)
     elif maximiser in ("lazy", "naive"):
         meta["of_best"] = _of_best(objective.value(), budget, rises)

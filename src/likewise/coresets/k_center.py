@@ -81,7 +81,7 @@ class _Reach:
 
     def __init__(self, rows: Rows, n_picks: int) -> None:
         self.rows = rows
-        self.squares = torch.cat([block.square().sum(1) for _, block in rows.blocks(rows.x.shape[1])])
+        self.squares = torch.cat([block.square().sum(1) for _, block in rows.blocks(rows.x.shape[1], hold=False)])
         self.near = torch.full_like(self.squares, torch.inf)  # -inf for the picks themselves
         self.picks = self.near.new_zeros((n_picks, rows.x.shape[1]))  # in float64
         self.pick_squares = self.near.new_zeros(n_picks)

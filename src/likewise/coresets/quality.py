@@ -100,7 +100,7 @@ class Quality:
             directions = (self.rows.x[picks].double() * self.scale[picks, None]).float()
             by_cosine, _, _ = self.rows.matches(directions)
         similarity, distance = torch.empty_like(self.squares), torch.empty_like(self.squares)
-        for span, block in self.rows.blocks(3 * self.rows.x.shape[1]):
+        for span, block in self.rows.blocks(3 * self.rows.x.shape[1], hold=False):
             nearest = self.rows[picks[by_distance[span]]]
             least = (block - nearest).square_().sum(1)
             floor = 1e-12 * (self.squares[span] + self.squares[picks].max())

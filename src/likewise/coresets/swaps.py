@@ -11,31 +11,51 @@ from jaxtyping import Float, Int
 
 from likewise.coresets.blocks import Rows, spans
 from likewise.coresets.pairs import Pairs
+from likewise.draws import Draws
 from likewise.errors import UsageError
 from likewise.progress import bar
 
 RANK = 4  # pairs are listed down to an image's fourth best pick: so deep its second best may sink before a new list
 PASSES = 20  # at most; a pass that finds nothing ends it
+SHAKEN = 5  # a further round replaces one pick in so many
 LEAST = 1e-9  # of the number of images: what a swap must gain
 
 
 def refine(
-    rows: Rows, picks: Int[np.ndarray, " k"], fixed: Int[np.ndarray, " m"]
+    rows: Rows, picks: Int[np.ndarray, " k"], fixed: Int[np.ndarray, " m"], *, n_rounds: int = 1, seed: int = 0
 ) -> tuple[Int[np.ndarray, " k"], Int[np.ndarray, " n"], int]:
     """Swap picks for other images as long as the sum of best cosines rises; the `fixed` ones stay.
+
+    Each further round replaces a fifth of the picks by images drawn from `seed`, and goes on from there until no swap
+    helps; the better picks are kept.
 
     Returns the picks (a newcomer takes the place of the one that it replaces), for each image the place of its best
     pick (counting the fixed ones first), and the number of swaps.
     """
-    state = _Swaps(rows, np.concatenate([fixed, picks]), len(fixed))
-    with bar("swaps", PASSES) as progress:
-        for number in range(PASSES):
-            before = state.n_swaps
-            state.sweep()
-            progress.update(number + 1, f"{state.n_swaps} swaps")
-            if state.n_swaps == before:
-                break
-    return state.ids[len(fixed) :], state.first, state.n_swaps
+    best, n_swaps = None, 0
+    with bar("swaps", n_rounds) as progress:
+        for number in range(n_rounds):
+            start = picks if best is None else _shaken(best.ids[len(fixed) :], fixed, len(rows), f"{seed}/{number}")
+            state = _Swaps(rows, np.concatenate([fixed, start]), len(fixed))
+            state.settle()
+            n_swaps += state.n_swaps
+            if best is None or state.best.sum() > best.best.sum() + LEAST * len(rows):
+                best = state
+            progress.update(number + 1, f"{n_swaps} swaps")
+    assert best is not None
+    return best.ids[len(fixed) :], best.first, n_swaps
+
+
+def _shaken(picks: Int[np.ndarray, " k"], fixed: Int[np.ndarray, " m"], n: int, name: str) -> Int[np.ndarray, " k"]:
+    """The picks with a fifth of them replaced by images that are not among them."""
+    draws = Draws(0, epoch=0, number=0, keys=torch.empty(0, dtype=torch.int64))
+    free = np.setdiff1d(np.arange(n), np.concatenate([picks, fixed]))
+    size = min(max(len(picks) // SHAKEN, 1), len(free))
+    out = draws.step(f"coreset/swaps/{name}/out", len(picks)).argsort(stable=True).numpy()[:size]
+    new = draws.step(f"coreset/swaps/{name}/new", len(free)).argsort(stable=True).numpy()[:size]
+    shaken = picks.copy()
+    shaken[out] = free[new]
+    return shaken
 
 
 class _Swaps:
@@ -49,6 +69,14 @@ class _Swaps:
         self.floor = np.full(n, -1.0)
         self._look_up(np.arange(n), floor=True)
         self.pairs: Pairs | None = None
+
+    def settle(self) -> None:
+        """Swap until no swap helps."""
+        for _ in range(PASSES):
+            before = self.n_swaps
+            self.sweep()
+            if self.n_swaps == before:
+                break
 
     def sweep(self) -> None:
         """Value all swaps once, in the order of the images, and make those that help."""
@@ -115,7 +143,7 @@ class _Swaps:
         if expected > self.rows.memory // 48:
             need = 48 * expected / 1e9
             raise UsageError(
-                f"swaps=True: listing pairs of {len(self.rows):,} images for {len(self.ids):,} picks takes about "
+                f"swaps: listing pairs of {len(self.rows):,} images for {len(self.ids):,} picks takes about "
                 f"{need:.1f} GB; give more memory or a larger budget"
             )
         self.pairs = pairs = Pairs(self.rows, self.floor)
