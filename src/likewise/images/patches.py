@@ -41,31 +41,30 @@ def patches(images: ImageSet, n: int, seed: int = 0, *, size: int = 32, scales: 
         raise UsageError(f"scales={tuple(scales)}: expected one or more factors above 0 and at most 1")
     usable = _usable(images, size, max(scales))
     draws = Draws(seed, 0, 0, torch.from_numpy(images.keys[usable])).child("patches")
-    place = draws.bits("order").argsort(stable=True).argsort(stable=True).numpy()  # in the shuffle that gets the rest
     margin = math.ceil((CONTEXT - 1) / 2 * size)
-    crops: list[tuple[int, int, str, UInt8[np.ndarray, "c h w"]]] = []  # an image's how-manieth, image, path, pixels
+    side, each, rest = size + 2 * margin, n // len(usable), n % len(usable)
+    one_more = draws.bits("order").argsort(stable=True).argsort(stable=True).numpy() < rest
+    last = len(usable) * each + one_more.cumsum() - 1  # every image's first patch, then every image's second, ...
+    pixels, paths = np.empty((n, images.channels, side, side), np.uint8), [""] * n
     with bar("patches", n) as progress:
+        done = 0
         for row, i in enumerate(usable.tolist()):
-            n_mine = n // len(usable) + int(place[row] < n % len(usable))
+            n_mine = each + int(one_more[row])
             if n_mine == 0:
                 continue
-            pixels = _pixels(images, i)
-            levels = _levels(pixels, size, scales)
+            whole = _pixels(images, i)
+            levels = _levels(whole, size, scales)
             own = replace(draws, keys=draws.keys[row : row + 1])
             for k, (level, top, left) in enumerate(_places(levels, size, n_mine, own)):
+                at = k * len(usable) + row if k < each else int(last[row])
                 padded = np.pad(levels[level], ((0, 0), (margin, margin), (margin, margin)), mode="edge")
-                crop = padded[:, top : top + size + 2 * margin, left : left + size + 2 * margin]
-                scale = pixels.shape[1] / levels[level].shape[1]
-                where = ",".join(f"{value * scale:.0f}" for value in (left, top, size))
-                crops.append((k, i, f"{images.paths[i]}@{where}", crop))
-            progress.update(len(crops))
-    crops.sort(key=lambda crop: crop[:2])  # every image's first patch, then every image's second
-    made = open_images(
-        np.stack([crop for _, _, _, crop in crops]),
-        name=f"{images.name}, {n} patches of {size}",
-        channels=images.channels,
-    )
-    return replace(made, paths=[path for _, _, path, _ in crops])
+                pixels[at] = padded[:, top : top + side, left : left + side]
+                scale = whole.shape[1] / levels[level].shape[1]
+                paths[at] = f"{images.paths[i]}@" + ",".join(f"{value * scale:.0f}" for value in (left, top, size))
+            done += n_mine
+            progress.update(done)
+    made = open_images(pixels, name=f"{images.name}, {n} patches of {size}", channels=images.channels)
+    return replace(made, paths=paths)
 
 
 def _usable(images: ImageSet, size: int, scale: float) -> np.ndarray:
