@@ -50,9 +50,9 @@ def budget():
 
 
 def test_everything_is_done_once_and_written_down(budget, tmp_path, monkeypatch):
-    few = ("rotation",)  # of the transformations, to be done in time
+    few = ("rotation", "colour")  # of the transformations, to be done in time
     monkeypatch.setattr(exemplar, "OFF", {name: OFF[name] for name in few})
-    monkeypatch.setattr(exemplar, "INVARIANCES", {"rotation": "rotation"})
+    monkeypatch.setattr(exemplar, "INVARIANCES", {"rotation": "rotation", "hue": "colour"})
     results = run(tmp_path, budget, 0, name="cpu")
     main = results["main"]
     assert list(main["cifar10-400"]) == ["small", "small, untrained", "pixels", "supervised"]
@@ -72,7 +72,7 @@ def test_everything_is_done_once_and_written_down(budget, tmp_path, monkeypatch)
     assert studies["classes"]["12"] == studies["versions"]["afresh"] == studies["without"]["nothing"]
     assert studies["classes"]["4"]["test"] == 6
     ids = [check["id"] for check in results["checks"]]
-    assert {"cifar10-400", "cifar10-400-small-pixels", "invariance-rotation"} <= set(ids)
+    assert {"cifar10-400", "cifar10-400-small-pixels", "invariance-rotation", "invariance-hue"} <= set(ids)
     page = (tmp_path / "README.md").read_text()
     for heading in ("## Accuracy", "## The number of classes", "## Invariance falls", "## Where this differs"):
         assert heading in page
