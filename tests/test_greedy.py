@@ -10,7 +10,7 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 
-from likewise.coresets import blocks, facility_location, graph_cut, log_det, pairs, saturated_coverage
+from likewise.coresets import blocks, facility_location, graph_cut, k_center, log_det, pairs, saturated_coverage
 from likewise.coresets.facility_location import FacilityLocation
 from likewise.coresets.graph_cut import GraphCut
 from likewise.coresets.greedy import MAXIMISERS, maximise
@@ -334,3 +334,22 @@ def test_cells_go_with_lazy_only():
             facility_location(clouds(30), 5, cells=3, **options)
     with pytest.raises(UsageError, match="cells=0: must be at least 1"):
         facility_location(clouds(30), 5, cells=0)
+
+
+@pytest.mark.parametrize(
+    "pick",
+    [
+        facility_location,
+        graph_cut,
+        log_det,
+        k_center,
+        lambda x, budget, **o: saturated_coverage(x, budget, share=0.3, **o),
+    ],
+)
+def test_a_selection_goes_on_from_what_is_chosen(pick):
+    """A long run can be made in parts: what is chosen and as many again are the picks of one run."""
+    x = clouds(120, 6, seed=8)
+    whole = pick(x, 40)
+    rest = pick(x, 25, chosen=torch.from_numpy(whole.indices[:15]))
+    assert rest.indices.tolist() == whole.indices[15:].tolist()
+    np.testing.assert_allclose(rest.gains, whole.gains[15:], rtol=1e-9, atol=1e-9)
