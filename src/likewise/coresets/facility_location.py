@@ -155,7 +155,7 @@ def _greedy_in(x: Tensor, ids: np.ndarray, held: np.ndarray, size: int, budget: 
     if size <= 0:
         return _Cell(ids, held, ids[:0], np.zeros(0), 0.0)
     objective = FacilityLocation(x[torch.from_numpy(ids).to(x.device)], memory)
-    picks, gains = maximise(objective, size, held)
+    picks, gains = maximise(objective, size, held, show=lambda _: None)  # the bar is that of the cells
     return _Cell(ids, held, ids[picks], gains, objective.value() - float(gains.sum()))
 
 

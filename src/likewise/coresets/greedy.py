@@ -15,6 +15,7 @@ An objective may give gains with an error that it bounds. Where this leaves open
 question are asked for exactly, so errors never change a pick.
 """
 
+import contextlib
 import math
 from collections.abc import Callable
 from typing import Protocol, runtime_checkable
@@ -57,28 +58,35 @@ class Objective(Protocol):
 
 
 def maximise(
-    objective: Objective, budget: int, taken: Ids, *, maximiser: str = "lazy", epsilon: float = 0.1, seed: int = 0
+    objective: Objective,
+    budget: int,
+    taken: Ids,
+    *,
+    maximiser: str = "lazy",
+    epsilon: float = 0.1,
+    seed: int = 0,
+    show: Callable[[int], None] | None = None,
 ) -> tuple[Int[np.ndarray, " k"], Float[np.ndarray, " k"]]:
-    """Add `taken` to an empty objective, then pick `budget` more images. Returns the picks and what each gained."""
+    """Add `taken` to an empty objective, then pick `budget` more images. Returns the picks and what each gained.
+
+    `show` is told how many picks there are; by default a bar shows it.
+    """
     if maximiser not in MAXIMISERS:
         known = ", ".join(sorted(MAXIMISERS))
         raise UsageError(f"maximiser {maximiser!r} is unknown{did_you_mean(maximiser, MAXIMISERS)}; known: {known}")
     if not 0 < epsilon < 1:
         raise UsageError(f"epsilon={epsilon}: must be between 0 and 1")
-    progress = Picks(objective, budget, taken)
-    with bar("select", budget) as shown:
-        progress.show = lambda: shown.update(len(progress.picks))
-        MAXIMISERS[maximiser](progress, epsilon, seed)
-    return np.array(progress.picks, dtype=np.int64), np.array(progress.rises)
+    with contextlib.ExitStack() as stack:
+        state = Picks(objective, budget, taken, show or stack.enter_context(bar("select", budget)).update)
+        MAXIMISERS[maximiser](state, epsilon, seed)
+    return np.array(state.picks, dtype=np.int64), np.array(state.rises)
 
 
 class Picks:
     """The picks so far, and the candidates left."""
 
-    show: Callable[[], None]
-
-    def __init__(self, objective: Objective, budget: int, taken: Ids) -> None:
-        self.objective, self.budget = objective, budget
+    def __init__(self, objective: Objective, budget: int, taken: Ids, show: Callable[[int], None]) -> None:
+        self.objective, self.budget, self.show = objective, budget, show
         self.free = np.ones(objective.n, dtype=bool)
         self.picks: list[int] = []
         self.rises: list[float] = []
@@ -94,7 +102,7 @@ class Picks:
         self.picks.append(at)
         self.rises.append(self.objective.add(at))
         self.free[at] = False
-        self.show()
+        self.show(len(self.picks))
 
     def add_best(self, ids: Ids, low: Gains, high: Gains) -> int:
         """Add the candidate that gains most: of equals the lowest id. The ids are in order; `high` is sharpened."""
