@@ -4,6 +4,7 @@ k-means cells make the search for near-copies affordable. Of the images of one m
 is kept, the "hard" one: an image goes when one that is preferred to it is more similar than 1 - eps.
 
 arXiv:2303.09540. The paper compares within cells only and so misses pairs across a border; here these are found too.
+What eps means is up to the features: those of an encoder hardly trained are all alike, and little would be left.
 """
 
 import numpy as np
