@@ -50,6 +50,7 @@ def budget():
 
 
 def test_everything_is_done_once_and_written_down(budget, tmp_path, monkeypatch):
+    monkeypatch.delenv("LIKEWISE_DATA", raising=False)
     few = ("rotation", "colour")  # of the transformations, to be done in time
     monkeypatch.setattr(exemplar, "OFF", {name: OFF[name] for name in few})
     monkeypatch.setattr(exemplar, "INVARIANCES", {"rotation": "rotation", "hue": "colour"})
@@ -93,6 +94,34 @@ def test_everything_is_done_once_and_written_down(budget, tmp_path, monkeypatch)
     again = run(tmp_path, budget, 0, name="cpu")
     assert again == results
     assert (tmp_path / "runs.jsonl").read_text().count("\n") == len(lines)
+
+
+def test_matching_is_asked_for_where_the_pairs_are(tmp_path, monkeypatch):
+    asked = []
+
+    def match(run, pairs, *, side, trained):
+        asked.append((run.name, pairs.name, side, trained))
+        return {"map": {"sift": {"blur": 0.5, "all": 0.5}, "layer2": {"blur": len(asked) / 10, "all": 0.1}}}
+
+    monkeypatch.setattr(exemplar, "match", match)
+    monkeypatch.setenv("LIKEWISE_DATA", str(tmp_path))
+    assert exemplar.matching(tmp_path / "out") == {}
+    (tmp_path / "oxford-affine").mkdir()
+    monkeypatch.setattr(exemplar, "find_spec", lambda name: name)
+    (tmp_path / "out").mkdir()
+    rows = exemplar.matching(tmp_path / "out")
+    assert asked == [
+        (f"study-{run}", "oxford-affine", 32, known) for run, known in (("usual", 1), ("usual", 0), ("blur", 1))
+    ]
+    assert {name: figures["blur"] for name, figures in rows.items()} == {
+        "sift": 0.5,
+        "exemplar: layer2": 0.1,
+        "untrained: layer2": 0.2,
+        "exemplar, blur: layer2": 0.3,
+    }
+    assert "| exemplar, blur: layer2 | 0.300 | 0.100 |" in exemplar._matched(rows)
+    assert exemplar.matching(tmp_path / "out") == rows
+    assert len(asked) == 3
 
 
 def test_a_run_that_was_stopped_goes_on(budget, tmp_path):

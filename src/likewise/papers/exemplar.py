@@ -6,9 +6,11 @@ kept in the folder when it is done, and a line of it goes to runs.jsonl, so that
 """
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +27,10 @@ from likewise.images import ImageSet, open_images, patches
 from likewise.methods.exemplar import merge
 from likewise.papers.exemplar_figures import bars, classes, filters, trends
 from likewise.papers.parts import check, part, table
+from likewise.progress import say
 from likewise.training.fit import fit, settle
 from likewise.types import DataInfo, Encoder
+from likewise.verbs.match import match
 from likewise.verbs.pretrain import make_method, pretrain, summary
 from likewise.verbs.settings import make_plan
 from likewise.views import View
@@ -161,6 +165,7 @@ def run(out: Path, budget: Budget, seed: int, *, name: str, with_studies: bool =
     write_text(out / "README.md", page(results, name))
     if with_studies:
         results["studies"] = studies(out, budget, seed)
+        results["matching"] = matching(out)
         figures(out, budget, results, seed)
         write_text(out / "README.md", page(results, name))
     return {"checks": claims(results), **results}
@@ -302,6 +307,28 @@ def invariances(out: Path, name: str, encoder: Encoder, test: Column, seed: int)
     return {f"moves_{what}": figures[what] for what in INVARIANCES}
 
 
+def matching(out: Path) -> dict[str, dict[str, float]]:
+    """Descriptors on the Oxford pairs, where they are at hand: mean average precision by the kind of change.
+
+    Descriptors of the study's usual net, of the same net untrained, and of the one trained on blur.
+    """
+    pairs = Path(os.environ.get("LIKEWISE_DATA", "")) / "oxford-affine"
+    if not pairs.is_dir() or find_spec("cv2") is None:
+        say("matching is left out: it needs LIKEWISE_DATA/oxford-affine and the extra `matching`")
+        return {}
+    rows: dict[str, dict[str, float]] = {}
+    for name, run, known in (
+        ("exemplar", "usual", True),
+        ("untrained", "usual", False),
+        ("exemplar, blur", "blur", True),
+    ):
+        ask = partial(match, out / "runs" / f"study-{run}", pairs, side=SIDE, trained=known)
+        found = kept(out, f"match-{name}".replace(", ", "-"), lambda ask=ask: {"map": ask()["map"]})["map"]
+        for descriptor, figures in found.items():
+            rows[descriptor if descriptor in ("sift", "rgb") else f"{name}: {descriptor}"] = figures
+    return rows
+
+
 INVARIANCES = {  # a curve: the group that has to be trained for it to be flat
     "translation": "translation",
     "scale": "scale",
@@ -371,6 +398,8 @@ def page(results: Mapping[str, Any], budget: str) -> str:
     if "studies" in results:
         parts.append("![](figures/studies.png)")
         parts.append("## Invariance falls with training, and not for what was left out\n\n" + _two_by_two(results))
+    if results.get("matching"):
+        parts.append("## Matching: mean average precision on the Oxford pairs\n\n" + _matched(results["matching"]))
     parts.append("## First filters, untrained and trained\n\n![](figures/filters.png)")
     parts.append("## Seeds and their transforms\n\n![](figures/classes.png)")
     parts.append("## Where this differs from the paper\n\n" + "\n".join(f"- {line}" for line in DIFFERENCES[budget]))
@@ -404,6 +433,12 @@ def _study(runs: Mapping[str, Mapping[str, Any]]) -> str:
         for name, run in runs.items()
     ]
     return table(["", "CIFAR-10(400), %", "error on transforms never seen, %"], rows)
+
+
+def _matched(rows: Mapping[str, Mapping[str, float]]) -> str:
+    changes = list(next(iter(rows.values())))
+    shown = [[name, *(f"{figures[change]:.3f}" for change in changes)] for name, figures in rows.items()]
+    return table(["descriptor", *changes], shown)
 
 
 def _two_by_two(results: Mapping[str, Any]) -> str:
