@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from likewise.errors import UsageError
 from likewise.evaluation import PROBES
 from likewise.images import open_images
 from likewise.methods import METHODS
@@ -132,6 +133,8 @@ def test_a_run_that_was_stopped_goes_on(budget, tmp_path):
     assert trained(tmp_path, "a", budget.sources["made-up"], 0, settings) == folder
     assert json.loads((folder / "status.json").read_text())["resumed_at"] == 4
     assert (folder / "model.safetensors").read_bytes() == weights
+    with pytest.raises(UsageError, match=r"steps=5: .* has 4; choose another --out"):
+        trained(tmp_path, "a", budget.sources["made-up"], 0, {**settings, "steps": 5})
 
 
 @pytest.mark.parametrize("budget", [_cpu(), _full()], ids=["cpu", "full"])

@@ -234,7 +234,8 @@ def named(data: str) -> Items | Files:
     split = split or "train"
     images, labels = _stl10(split) if name == "stl10" else _cifar10(split) if name == "cifar10" else _mnist(name, split)
     paths = [f"{name}/{split}/{i:05d}" for i in range(len(images))]
-    return from_array(images, data, labels.astype(np.int64), list(CLASSES.get(name, DIGITS)), paths)
+    known = None if labels is None else labels.astype(np.int64)
+    return from_array(images, data, known, None if labels is None else list(CLASSES.get(name, DIGITS)), paths)
 
 
 def _by_folder(files: Items | Files) -> Files:
@@ -292,11 +293,11 @@ def _cifar10(split: str) -> tuple[UInt8[np.ndarray, "n 3 32 32"], UInt8[np.ndarr
     return np.ascontiguousarray(rows[:, 1:]).reshape(-1, 3, 32, 32), rows[:, 0]
 
 
-def _stl10(split: str) -> tuple[UInt8[np.ndarray, "n 3 96 96"], Int[np.ndarray, " n"]]:
-    """The binary version: pixels channel by channel and *column* by column; labels from 1; -1 where there are none."""
+def _stl10(split: str) -> tuple[UInt8[np.ndarray, "n 3 96 96"], Int[np.ndarray, " n"] | None]:
+    """The binary version: pixels channel by channel and *column* by column; labels from 1, none of the unlabeled."""
     parts = _members("stl10", _STL10_ARCHIVE, _STL10_FOLDER, _STL10[split])
     pixels = np.frombuffer(parts[0], np.uint8).reshape(-1, 3, 96, 96).transpose(0, 1, 3, 2)
-    labels = np.frombuffer(parts[1], np.uint8).astype(np.int64) - 1 if len(parts) > 1 else np.full(len(pixels), -1)
+    labels = np.frombuffer(parts[1], np.uint8).astype(np.int64) - 1 if len(parts) > 1 else None
     return np.ascontiguousarray(pixels), labels
 
 

@@ -8,7 +8,7 @@ kept in the folder when it is done, and a line of it goes to runs.jsonl, so that
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,6 +20,7 @@ import torch
 from likewise.draws import Draws
 from likewise.embedding import features, load
 from likewise.encoders import Pixels, normaliser
+from likewise.errors import UsageError
 from likewise.evaluation import PROBES
 from likewise.evaluation.svm import balanced, judge
 from likewise.files import read_json, write_text
@@ -61,7 +62,7 @@ PAPER = {  # test accuracy, %, with 8,000 classes (small net) or 16,000; from me
 }
 DIFFERENCES = {
     "cpu": [
-        "2,000 surrogate classes, not 8,000; about 1/100 of the patches that the paper's net saw.",
+        "2,000 surrogate classes, not 8,000; 256 patches a step, and by default 2,500 steps, not days of them.",
         "Patches come from imagenette96 (4,000 images) or caltech101-s96 (3,030), not from 100,000 of STL-10.",
         "Transforms are drawn afresh every epoch; the paper draws K of each seed once.",
         "Batch normalisation while training, Muon and a cosine, no dropout; the paper: none, SGD and steps, dropout.",
@@ -101,7 +102,7 @@ class Budget:
 
 
 def _cpu() -> Budget:
-    main = {"encoder": "exemplar-small", "patches": 2_000, "steps": 1_000, "batch_size": 128, **MODERN}
+    main = {"encoder": "exemplar-small", "patches": 2_000, "steps": 2_500, "batch_size": 128, **MODERN}
     cifar = ("cifar10:train", "cifar10:test")
     caltech = ("caltech101-s96:train", "caltech101-s96:test")
     nette = ("imagenette96:train", "imagenette96:test")
@@ -153,9 +154,16 @@ def _full() -> Budget:
     )
 
 
-def reproduce(out: Path, *, budget: str, seed: int, studies: bool = True) -> dict[str, Any]:
-    """The main table, with a page of its own as soon as it is there, and then the studies, where they are wanted."""
-    return run(out, {"cpu": _cpu, "full": _full}[budget](), seed, name=budget, with_studies=studies)
+def reproduce(out: Path, *, budget: str, seed: int, studies: bool = True, steps: int | None = None) -> dict[str, Any]:
+    """The main table, with a page of its own as soon as it is there, and then the studies, where they are wanted.
+
+    `steps` are those of each run of the main table, instead of the budget's.
+    """
+    plan = {"cpu": _cpu, "full": _full}[budget]()
+    if steps is not None:
+        nets = {name: {**settings, "epochs": None, "steps": steps} for name, settings in plan.nets.items()}
+        plan = replace(plan, nets=nets)
+    return run(out, plan, seed, name=budget, with_studies=studies)
 
 
 def run(out: Path, budget: Budget, seed: int, *, name: str, with_studies: bool = True) -> dict[str, Any]:
@@ -178,7 +186,11 @@ def trained(out: Path, name: str, data: Any, seed: int, settings: Mapping[str, A
     """The run folder of an exemplar network, trained to its end: begun, gone on with, or there already."""
     folder = out / "runs" / name
     status = folder / "status.json"
-    if not status.is_file() or read_json(status)["state"] not in ("finished", "collapsed"):
+    if status.is_file() and read_json(status)["state"] in ("finished", "collapsed"):
+        n = summary(folder)["steps"]
+        if settings.get("steps") not in (None, n):
+            raise UsageError(f"steps={settings['steps']}: {folder} has {n}; choose another --out, or --overwrite")
+    else:
         folder.parent.mkdir(parents=True, exist_ok=True)
         pretrain(data, out=folder, resume=True, method="exemplar", size=SIDE, seed=seed, **settings)
     return folder
