@@ -231,6 +231,12 @@ def kept(out: Path, name: str, make: Any) -> dict[str, Any]:
     return found
 
 
+def training(folder: Path) -> dict[str, Any]:
+    """What a finished run says of itself; the `seconds` of a part are those of reading it."""
+    said = summary(folder)
+    return {**said, "run": folder.name, "training_seconds": said["seconds"]}
+
+
 # The main table
 
 
@@ -241,7 +247,7 @@ def main_table(out: Path, budget: Budget, seed: int) -> dict[str, dict[str, dict
         rows: dict[str, dict[str, Any]] = {}
         for net, settings in budget.nets.items():
             folder = trained(out, f"{net}-{test.source}", budget.sources[test.source], seed, settings)
-            kept(out, f"train-{net}-{test.source}", partial(summary, folder))
+            kept(out, f"train-{net}-{test.source}", partial(training, folder))
             ask = partial(judged, out, test=test, seed=seed, precision=budget.precision)
             rows[net] = ask(f"{column}-{net}", encoder=load(folder))
             rows[f"{net}, untrained"] = ask(f"{column}-{net}-untrained", encoder=load(folder, trained=False))
@@ -362,7 +368,7 @@ def claims(results: Mapping[str, Any]) -> list[dict[str, Any]]:
             value = rows[net]["accuracy"]
             for other in (f"{net}, untrained", "pixels"):
                 what = f"{column}: {net} beside {other}"
-                checks.append(check(f"{column}-{net}-{other}", what, value, ">", rows[other]["accuracy"]))
+                checks.append(check(f"{column}-{net}-{other}", what, value, ">", round(rows[other]["accuracy"], 4)))
     if "cifar10-400" in results["main"]:
         value = results["main"]["cifar10-400"]["small"]["accuracy"]
         checks.append(check("cifar10-400", "CIFAR-10(400), small net", value, ">=", 0.62))
@@ -370,7 +376,9 @@ def claims(results: Mapping[str, Any]) -> list[dict[str, Any]]:
         without = results["studies"]["without"]
         for curve, group in INVARIANCES.items():
             moved, bar = without["nothing"][f"moves_{curve}"], without[group][f"moves_{curve}"]
-            checks.append(check(f"invariance-{curve}", f"moved by {curve}, trained or left out", moved, "<", bar))
+            checks.append(
+                check(f"invariance-{curve}", f"moved by {curve}, trained or left out", moved, "<", round(bar, 4))
+            )
     return checks
 
 
