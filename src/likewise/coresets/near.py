@@ -75,8 +75,8 @@ def _visitors(rows: Rows, cells: Clusters, reach: float) -> list[Int[Tensor, " v
         where = close.nonzero()
         ids.append(where[:, 0] + span.start)
         hosts.append(where[:, 1])
-    host = torch.cat(hosts)
-    return [torch.cat(ids)[order] for order in members(host, len(centres))]
+    guests = torch.cat(ids)
+    return [guests[order] for order in members(torch.cat(hosts), len(centres))]
 
 
 def near_groups(
