@@ -444,6 +444,9 @@ def _accuracies(main: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
             paper = PAPER.get((model, column))
             mine = f"{100 * figures['accuracy']:.1f}{spread}"
             rows.append([column, model, mine, f"{paper:.1f}" if paper else "", f"{figures['labels']:,}"])
+            if "svm" in figures:
+                more = f"{100 * figures['svm']:.1f}"
+                rows.append([column, f"{model}, an SVM on its maps", more, "", f"{figures['labels']:,}"])
     return table(["test", "features", "accuracy, %", "paper, %", "labels"], rows)
 
 
