@@ -117,7 +117,7 @@ def cylinder(
     figure = new(15, 7.6)
     grid = figure.add_gridspec(2, 3, width_ratios=[2.05, 1, 1])
     large = figure.add_subplot(grid[:, 0])
-    for row, (name, z) in enumerate((("DrLIM", ours), ("LLE, pixel neighbours", theirs))):
+    for row, (name, z) in enumerate((("DrLIM", ours), ("LLE, the same neighbours", theirs))):
         turned = in_frame(z, *frame(z[train], azimuth[train], n_azimuths))[2]
         turned = turned / np.abs(turned).max()
         along, side = figure.add_subplot(grid[row, 1]), figure.add_subplot(grid[row, 2])

@@ -15,14 +15,18 @@ COMPARE = {">": operator.gt, ">=": operator.ge, "<": operator.lt, "<=": operator
 
 
 def part(out: Path, name: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """What `make` finds, kept in out/parts/name.json with the `seconds` it took: what is done is not done again."""
+    """What `make` finds, kept in out/parts/name.json with its `seconds` by the clock and of the processor.
+
+    What is done is not done again.
+    """
     file = out / "parts" / f"{name}.json"
     if not file.is_file():
         say(f"{name} ...")
-        started = time.perf_counter()
+        started, worked = time.perf_counter(), time.process_time()
         found = make()
         file.parent.mkdir(parents=True, exist_ok=True)
-        write_json(file, {**found, "seconds": time.perf_counter() - started})
+        took = {"seconds": time.perf_counter() - started, "processor_seconds": time.process_time() - worked}
+        write_json(file, {**found, **took})
     return read_json(file)
 
 
