@@ -2,8 +2,8 @@
 
     python benchmarks/relation.py [--n 60000] [--out FILE.json]
 
-Each side runs in a process of its own: wall-clock and processor seconds, and the peak of its memory above what it held
-when the images were loaded and everything imported. What they find is compared: where the two differ, the distances in
+Each side runs in a process of its own: wall-clock and processor seconds, and how far its memory rose
+above the peak that loading the images had reached. What they find is compared: where the two differ, the distances in
 double precision say who is right (scikit-learn's float32 kernel and equal distances both leave room for that).
 
 MNIST if LIKEWISE_DATA holds it, else noise of the same size. Threads: as many as OMP_NUM_THREADS says.

@@ -561,7 +561,7 @@ def draw(out: Path, seed: int) -> Figures:
     maps = {
         "before training": kept(f"ii-0-{seed}"),
         "(ii-a) pixel neighbours": kept(f"ii-a-{seed}"),
-        "(ii-b) LLE, the same graph": kept(f"ii-b-{seed}"),
+        "(ii-b) LLE, neighbours by pixels": kept(f"ii-b-{seed}"),
         "(ii-c) with the prior": kept(f"ii-c-{seed}"),
     }
     figures.shifts(folder / "shifts.png", test, at.y, at.shift, SHIFTS, maps)
@@ -591,15 +591,7 @@ def page(
 ) -> str:
     """What was found, as a page."""
 
-    def rows(runs: list[Figures]) -> str:
-        names = [name for name, value in runs[0].items() if isinstance(value, dict)]
-        columns = list(dict.fromkeys(figure for name in names for figure in runs[0][name]))
-        return table(
-            ["", *columns],
-            [[name, *(mean_and_spread([run[name] for run in runs], column) for column in columns)] for name in names],
-        )
-
-    shown = [[c["what"], f"{c['value']:,.4g}", c["bar"], "yes" if c["ok"] else "**no**"] for c in checks]
+    shown = [[c["what"], f"{c['value']:,.6g}", c["bar"], "yes" if c["ok"] else "**no**"] for c in checks]
     return (
         "\n\n".join(
             [
@@ -624,6 +616,16 @@ def page(
             ]
         )
         + "\n"
+    )
+
+
+def rows(runs: list[Figures]) -> str:
+    """A row for each map, a column for each measure; mean and deviation over the runs."""
+    names = [name for name, value in runs[0].items() if isinstance(value, dict)]
+    columns = list(dict.fromkeys(figure for name in names for figure in runs[0][name]))
+    return table(
+        ["", *columns],
+        [[name, *(mean_and_spread([run[name] for run in runs], column) for column in columns)] for name in names],
     )
 
 

@@ -117,12 +117,12 @@ def cylinder(
     figure = new(15, 7.6)
     grid = figure.add_gridspec(2, 3, width_ratios=[2.05, 1, 1])
     large = figure.add_subplot(grid[:, 0])
-    for row, (name, z) in enumerate((("DrLIM", ours), ("LLE, the same neighbours", theirs))):
+    for row, (name, z) in enumerate((("DrLIM", ours), ("LLE", theirs))):
         turned = in_frame(z, *frame(z[train], azimuth[train], n_azimuths))[2]
         turned = turned / np.abs(turned).max()
         along, side = figure.add_subplot(grid[row, 1]), figure.add_subplot(grid[row, 2])
         for axes, (i, j), colour, cmap, what in (
-            (along, (0, 1), azimuth * (360 // n_azimuths), "twilight_shifted", "along the axis: azimuth"),
+            (along, (0, 1), azimuth * (360 // n_azimuths), "hsv", "along the axis: azimuth"),
             (side, (0, 2), 30 + 5 * elevation, "viridis", "from the side: elevation"),
         ):
             dots = axes.scatter(turned[:, i], turned[:, j], c=colour, cmap=cmap, s=9, lw=0)
@@ -133,7 +133,9 @@ def cylinder(
             axes.set_aspect("equal" if i + j == 1 else "auto")
         if row == 0:
             _ring(large, turned, images, azimuth, elevation, light)
-    figure.text(0.5, -0.01, "Circled: held-out images. Six lights on each pose share a place.", ha="center", color=INK)
+    figure.supxlabel(
+        "Circled: held-out images. LLE has the same neighbours. Six lamps shine on each pose.", fontsize=10
+    )
     save(figure, path)
 
 
@@ -183,7 +185,7 @@ def save(figure: Figure, path: Path) -> None:
 
 def _ring(axes: Axes, turned: Map, images: Pixels, azimuth: Labels, elevation: Labels, light: Labels) -> None:
     """The object itself, at the mean of each azimuth, for a low and a high elevation."""
-    axes.scatter(turned[:, 0], turned[:, 1], c=azimuth, cmap="twilight_shifted", s=7, lw=0, alpha=0.5)
+    axes.scatter(turned[:, 0], turned[:, 1], c=azimuth, cmap="hsv", s=7, lw=0, alpha=0.5)
     for a in range(0, int(azimuth.max()) + 1, 2):
         centre = turned[azimuth == a, :2].mean(0)
         direction = centre / max(float(np.linalg.norm(centre)), 1e-9)
