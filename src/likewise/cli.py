@@ -483,7 +483,7 @@ def _matching(result: dict[str, Any]) -> str:
 
 def _checks(result: dict[str, Any]) -> str:
     lines = [
-        f"{'ok  ' if check['ok'] else 'MISS'}  {check['what']}: {check['value']:,.6g} (bar {check['bar']})"
+        f"{'ok  ' if check['ok'] else 'MISS'}  {check['what']}: {check['value']:,.8g} (bar {check['bar']})"
         for check in result["checks"]
     ]
     return "\n".join([*lines, f"{result['seconds']:.0f} s: {result['results']}"])

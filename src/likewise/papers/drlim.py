@@ -591,7 +591,7 @@ def page(
 ) -> str:
     """What was found, as a page."""
 
-    shown = [[c["what"], f"{c['value']:,.6g}", c["bar"], "yes" if c["ok"] else "**no**"] for c in checks]
+    shown = [[c["what"], f"{c['value']:,.8g}", c["bar"], "yes" if c["ok"] else "**no**"] for c in checks]
     return (
         "\n\n".join(
             [
