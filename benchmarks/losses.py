@@ -94,7 +94,8 @@ def main() -> None:
     if asked.one:
         print(json.dumps(measure(asked.one[0], int(asked.one[1]), asked.lightly)))
         return
-    rows = []
+    rows: list[dict[str, Any]] = []
+    about = {"date": f"{datetime.date.today()}", "torch": torch.__version__, "machine": platform.machine()}
     peers = [("likewise", N), ("plain PyTorch", N), *([("lightly", N)] if asked.lightly else [])]
     for name, n in [*peers, ("likewise", 128), ("pytorch-metric-learning", 128)]:
         command = [sys.executable, __file__, "--one", name, str(n), "--lightly", asked.lightly]
@@ -108,17 +109,14 @@ def main() -> None:
             found.append(json.loads(done.stdout))
         row = {"loss": name, "n": n, **found[0], "held_mb": found[1]["mb"]}
         rows.append(row)
+        if n == N:
+            assert abs(row["value"] - rows[0]["value"]) < 1e-5 * abs(rows[0]["value"]), row
+            assert abs(row["gradient"] - rows[0]["gradient"]) < 1e-4 * rows[0]["gradient"], row
+        if asked.out:
+            asked.out.write_text(json.dumps({**about, "rows": rows}, indent=2) + "\n")
         print(
             f"{name:24} 2 x {n:5}  {row['ms']:8.1f} ms  {row['mb']:7.1f} MB  {row['held_mb']:7.1f} MB held", flush=True
         )
-    first = rows[0]
-    for row in rows:
-        if row["n"] == N:
-            assert abs(row["value"] - first["value"]) < 1e-5 * abs(first["value"]), row
-            assert abs(row["gradient"] - first["gradient"]) < 1e-4 * first["gradient"], row
-    about = {"date": f"{datetime.date.today()}", "torch": torch.__version__, "machine": platform.processor()}
-    if asked.out:
-        asked.out.write_text(json.dumps({**about, "rows": rows}, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import inspect
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from likewise.coresets import SELECTORS
@@ -27,6 +28,30 @@ def catalogue(kind: str) -> list[dict[str, Any]]:
     }
     table = tables[kind]
     return [{"name": name, "what": _first_line(entry)} for name, entry in sorted(table.items())]
+
+
+def methods_page(measured: Mapping[str, Any]) -> str:
+    """docs/methods.md: the taxonomy, from the methods' own first lines and what benchmarks/methods.py measured.
+
+    A method that was not measured yet has empty cells.
+    """
+    text = [
+        "# Methods",
+        "",
+        "Made by `python benchmarks/methods.py` from the methods' files; do not edit. Loss terms are those that",
+        "training logs. Cost is processor time per image of a training step, views included, relative to SimCLR on the",
+        f"same encoder, measured on {measured['date']} with torch {measured['torch']}. What each has been shown to learn",
+        "is in [results/methods-cpu](results/methods-cpu/README.md).",
+    ]
+    rows = catalogue("methods")
+    for family in sorted({row["family"] for row in rows}):
+        text += ["", f"## {family.capitalize()}", ""]
+        text += ["| method | year | idea | loss terms | needs | cost |", "| --- | --- | --- | --- | --- | --- |"]
+        for row in sorted((row for row in rows if row["family"] == family), key=lambda row: (row["year"], row["name"])):
+            found = measured["methods"].get(row["name"], {"cost": "", "terms": []})
+            cells = [row["name"], row["year"], row["idea"], ", ".join(found["terms"])]
+            text.append("| " + " | ".join(map(str, [*cells, row["needs"] or "any encoder", found["cost"]])) + " |")
+    return "\n".join(text) + "\n"
 
 
 def _year_and_idea(line: str) -> dict[str, Any]:
