@@ -9,6 +9,7 @@ interrupted goes on. The page is written from those lines. Each table is framed 
 the test images. Time is processor time, of training with its health check, on a machine that others used too.
 """
 
+import inspect
 import json
 import math
 import shutil
@@ -117,7 +118,7 @@ def one(out: Path, setting: Table, method: str, seed: int, train: ImageSet, test
         steps, folder = setting.seen // BATCH, out / "runs" / f"{setting.data}-{method}-{seed}"
         settings |= {"method": method, "steps": steps, "batch_size": BATCH, "monitor_every": 10**9}
         settings |= VIEWS.get(setting.data, {}).get(usual, {})
-        seen = train if method in ("supervised", "supcon") else train.relabel(None)
+        seen = train if reads_labels(method) else train.relabel(None)
         started = time.process_time()
         try:
             trained = pretrain(seen, out=folder, resume=True, **settings)
@@ -143,6 +144,11 @@ def one(out: Path, setting: Table, method: str, seed: int, train: ImageSet, test
         "rankme": found["health"]["rankme"],
         "collapsed": found["health"]["collapsed"],
     }
+
+
+def reads_labels(method: str) -> bool:
+    """Whether it learns from labels where there are some."""
+    return method in METHODS and "labels" in inspect.signature(METHODS[method]).parameters
 
 
 def read(out: Path) -> list[dict[str, Any]]:
@@ -219,7 +225,7 @@ def rows(here: Sequence[dict[str, Any]]) -> str:
         minutes = f"{fmean(seconds) / 60:.1f}" if seconds else ""
         figures = [f"{fmean(line[key] for line in runs):.3f}" for key in ("knn", "linear", "few_label")]
         rank = f"{fmean(line['rankme'] for line in runs):.0f}" + (" (collapsed)" if runs[0]["collapsed"] else "")
-        label = f"{method} (labels)" if method in ("supervised", "supcon") else method
+        label = f"{method} (labels)" if reads_labels(method) else method
         made.append((linear, [label, *figures, above, rank, speed, minutes, str(len(runs))]))
     made.sort(key=lambda row: -row[0])
     head = [

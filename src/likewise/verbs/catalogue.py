@@ -40,8 +40,8 @@ def methods_page(measured: Mapping[str, Any]) -> str:
         "",
         "Made by `python benchmarks/methods.py` from the methods' files; do not edit. Loss terms are those that",
         "training logs. Cost is processor time per image of a training step, views included, relative to SimCLR on the",
-        f"same encoder, measured on {measured['date']} with torch {measured['torch']}. What each has been shown to learn",
-        "is in [results/methods-cpu](results/methods-cpu/README.md).",
+        f"same encoder, to about a tenth, measured on {measured['date']} with torch {measured['torch']}. What each has",
+        "been shown to learn is in [results/methods-cpu](results/methods-cpu/README.md).",
     ]
     rows = catalogue("methods")
     for family in sorted({row["family"] for row in rows}):
