@@ -16,13 +16,12 @@ from torch import Tensor
 from likewise.draws import Draws
 from likewise.encoders.convnet import convnet
 from likewise.encoders.vit import vit_nano
-from likewise.methods.data2vec import averaged
 from likewise.methods.deepcluster import DeepCluster, clustered, spherical_k_means
 from likewise.methods.dino import distilled
 from likewise.methods.dinov2 import koleo
 from likewise.methods.ibot import IBOT, told
 from likewise.methods.ijepa import IJEPA
-from likewise.methods.masking import block_mask, hidden_error, rectangles
+from likewise.methods.masking import averaged, block_mask, hidden_error, rectangles
 from likewise.methods.msn import imbalance, matched
 from likewise.methods.parts import Prototypes, Queue, cross_entropy, crossed, sinkhorn
 from likewise.methods.swav import swapped

@@ -8,24 +8,17 @@ crops and flips without the paper's colour jitter.
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from likewise.draws import Draws
 from likewise.encoders.vit import ViT
 from likewise.errors import UsageError
 from likewise.methods.base import Method
-from likewise.methods.masking import block_mask, hidden_error, only, vit
-from likewise.methods.parts import Teacher, cosine_ramp, full_precision, spread
+from likewise.methods.masking import averaged, block_mask, hidden_error, only, vit
+from likewise.methods.parts import Teacher, cosine_ramp, spread
 from likewise.types import Batch, DataInfo, Encoder, Images, Step, TrainConfig
 from likewise.views import View
-
-
-@full_precision
-def averaged(layers: Float[Tensor, "l b t d"]) -> Float[Tensor, "b t d"]:
-    """Each token of each layer brought to mean 0 and deviation 1, then the mean over layers."""
-    return F.layer_norm(layers, layers.shape[3:]).mean(0)
 
 
 class Data2Vec(Method):

@@ -2,7 +2,8 @@
 
 arXiv 1807.05520; the second version is in the appendix of arXiv 2006.09882. A bank remembers a projection of every
 image. Before each epoch it is clustered `n_heads` times, from other starts; the centroids are the classifiers, and are
-not learned. In the first epoch, with nothing to remember, clusters are drawn by lot: all views must agree on them.
+not learned. In the first epoch, with nothing to remember, clusters are drawn by lot: all views must agree on them, and
+batch-normalised projections keep that from pulling all images together.
 """
 
 from collections.abc import Sequence
@@ -65,7 +66,7 @@ class DeepCluster(Method):
     ) -> None:
         super().__init__()
         self.encoder, self.views, self.temperature = encoder, views, temperature
-        self.projector = mlp(encoder.dim, hidden_dim, output_dim)
+        self.projector = mlp(encoder.dim, hidden_dim, output_dim, last_norm=True)
         k = max(2, min(n_clusters, data.n_images // 4))
         self.register_buffer("bank", torch.zeros(data.n_images, output_dim))
         self.register_buffer("centroids", torch.nn.functional.normalize(torch.randn(n_heads, k, output_dim), dim=2))

@@ -2,7 +2,8 @@
 
 arXiv 2301.08243. Features are predicted, not pixels, and no colour jitter is needed. `n_targets` blocks are hidden; of
 the rest a share of all patches is seen, `context_share`, the same number for every image (where less is left, hidden
-patches are given back). All blocks are predicted at once, and the class token is seen too.
+patches are given back). All blocks are predicted at once, and the class token is seen too. Targets are averaged over
+the teacher's last `n_layers` blocks, as in data2vec; the paper's are those of the last.
 """
 
 from collections.abc import Sequence
@@ -10,13 +11,12 @@ from collections.abc import Sequence
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from likewise.draws import Draws
 from likewise.encoders.vit import ViT
 from likewise.errors import UsageError
 from likewise.methods.base import Method
-from likewise.methods.masking import Predictor, hidden_error, only, rectangles, vit
+from likewise.methods.masking import Predictor, averaged, hidden_error, only, rectangles, vit
 from likewise.methods.parts import Teacher, cosine_ramp, spread
 from likewise.types import Batch, DataInfo, Encoder, Images, Step, TrainConfig
 from likewise.views import View
@@ -38,7 +38,8 @@ class IJEPA(Method):
         views: Sequence[View],
         n_targets: int = 4,
         context_share: float = 0.4,
-        teacher_momentum: float = 0.99,
+        n_layers: int = 3,
+        teacher_momentum: float = 0.996,
         predictor_width: int = 64,
         predictor_depth: int = 2,
     ) -> None:
@@ -46,7 +47,7 @@ class IJEPA(Method):
         if not 0 < context_share < 1:
             raise UsageError(f"context_share={context_share}: expected a number between 0 and 1")
         self.encoder, self.views, self.teacher_momentum = vit(encoder, "I-JEPA"), views, teacher_momentum
-        self.n_targets, self.context_share = n_targets, context_share
+        self.n_targets, self.context_share, self.n_layers = n_targets, context_share, n_layers
         self.predictor = Predictor(encoder.dim, predictor_width, predictor_depth, encoder.dim)
         self.teacher = Teacher(self.encoder, nn.Identity())
 
@@ -62,9 +63,9 @@ class IJEPA(Method):
         grid = images.shape[2] // self.encoder.patch, images.shape[3] // self.encoder.patch
         shuffled, n_seen, hidden = self.masks(batch.draws, *grid)
         with torch.no_grad():
-            target = self.teacher.encoder.tokens(images)[:, 1:].float()
+            target = averaged(torch.stack(self.teacher.encoder.hidden(images, layers=self.n_layers))[:, :, 1:])
         predicted = self.predictor(self.encoder.tokens(images, keep=shuffled[:, :n_seen]), shuffled, grid)
-        error = hidden_error(predicted, F.layer_norm(target, target.shape[2:]), hidden)
+        error = hidden_error(predicted, target, hidden)
         return Step({"prediction": error.mean()}, {"spread": spread(target.mean(1))}, error.detach())
 
     def after_step(self, progress: float) -> None:
@@ -78,4 +79,4 @@ class IJEPA(Method):
         return {"image": images, "seen": only(images, seen, p), "to predict": only(images, hidden, p)}
 
 
-RECIPE = TrainConfig(epochs=200, batch_size=256, optimizer="adamw", lr=1e-3, weight_decay=0.05, warmup=0.1)
+RECIPE = TrainConfig(epochs=200, batch_size=256, optimizer="adamw", lr=5e-4, weight_decay=0.05, warmup=0.1)

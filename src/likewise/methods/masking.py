@@ -51,6 +51,12 @@ def block_mask(draws: Draws, h: int, w: int, share: Float[Tensor, " b"]) -> Bool
 
 
 @full_precision
+def averaged(layers: Float[Tensor, "l b t d"]) -> Float[Tensor, "b t d"]:
+    """Each token of each layer brought to mean 0 and deviation 1, then the mean over layers."""
+    return F.layer_norm(layers, layers.shape[3:]).mean(0)
+
+
+@full_precision
 def hidden_error(
     predicted: Float[Tensor, "b t d"], target: Float[Tensor, "b t d"], hidden: Bool[Tensor, "b t"], beta: float = 1.0
 ) -> Float[Tensor, " b"]:

@@ -1,7 +1,8 @@
 """SwAV (Caron et al., 2020): views of an image predict each other's cluster, among clusters that are used equally.
 
 arXiv 2006.09882. Clusters are assigned within the batch; the newest `queue_size` projections of earlier batches help to
-balance them. Prototypes are normalised where they are used instead of after each step.
+balance them. Prototypes are normalised where they are used instead of after each step, and projections are also
+batch-normalised, so that images differ from the first step on.
 """
 
 from collections.abc import Sequence
@@ -44,13 +45,13 @@ class SwAV(Method):
         epsilon: float = 0.05,
         n_prototypes: int = 300,
         thaw: float = 0.01,
-        queue_size: int = 0,
+        queue_size: int = 1024,
         hidden_dim: int = 512,
         output_dim: int = 128,
     ) -> None:
         super().__init__()
         self.encoder, self.views, self.temperature, self.epsilon = encoder, views, temperature, epsilon
-        self.projector = mlp(encoder.dim, hidden_dim, output_dim)
+        self.projector = mlp(encoder.dim, hidden_dim, output_dim, last_norm=True)
         self.prototypes = Prototypes(output_dim, n_prototypes, thaw)
         self.queue = Queue(queue_size, output_dim)
 
