@@ -84,10 +84,10 @@ class Muon(Optimizer):
 
 
 def orthogonal(x: Float[Tensor, "n m"]) -> Float[Tensor, "n m"]:
-    """Singular values brought near 1 by four steps of Newton and Schulz's iteration, a quintic, in bfloat16."""
+    """Singular values brought near 1 by four steps of Newton and Schulz's iteration, a quintic; on a GPU in bfloat16."""
     tall = x.shape[0] > x.shape[1]
     z = (x.T if tall else x) / (x.norm() + 1e-7)
-    z = z.to(torch.bfloat16)
+    z = z.to(torch.bfloat16 if x.is_cuda else torch.float32)
     for _ in range(4):
         square = z @ z.T
         z = 3.4445 * z + (2.0315 * square @ square - 4.7750 * square) @ z
