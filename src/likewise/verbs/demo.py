@@ -21,9 +21,10 @@ SELECTORS = ("facility-location", "k-center", "random")
 SETTINGS: dict[str, Any] = {
     "method": "simclr",
     "encoder": "convnet",
+    "width": 32,
     "views": "affine",
     "size": 20,
-    "steps": 700,
+    "steps": 1_600,
     "batch_size": 256,
 }
 
