@@ -84,7 +84,7 @@ class Muon(Optimizer):
 
 
 def orthogonal(x: Float[Tensor, "n m"]) -> Float[Tensor, "n m"]:
-    """Singular values brought near 1 by four steps of Newton and Schulz's iteration, a quintic; on a GPU in bfloat16."""
+    """Singular values brought near 1 by four steps of Newton and Schulz's iteration, a quintic; bfloat16 on a GPU."""
     tall = x.shape[0] > x.shape[1]
     z = (x.T if tall else x) / (x.norm() + 1e-7)
     z = z.to(torch.bfloat16 if x.is_cuda else torch.float32)
