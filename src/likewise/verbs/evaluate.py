@@ -103,7 +103,7 @@ def evaluate(
             )
     return {
         "model": str(model) if isinstance(model, str | os.PathLike) else type(model).__name__,
-        "data": str(data) if data is not None else train_x.meta.get("data"),
+        "data": data.name if isinstance(data, ImageSet) else train_x.meta.get("data") if data is None else str(data),
         "train": len(train_x),
         "test": len(test_x),
         "size": size,
