@@ -7,7 +7,9 @@ import pytest
 import torch
 
 from likewise.coresets import SELECTORS, select
-from likewise.errors import UsageError
+from likewise.coresets.checkpoint import Checkpoint
+from likewise.draws import word
+from likewise.errors import DataError, Stopped, UsageError
 from likewise.types import Selection
 
 ORDERED = set(SELECTORS) - {"k-means", "typiclust"}  # any prefix is what a smaller budget would give
@@ -18,6 +20,18 @@ FULL = {
     "hierarchical": {"n_resamplings": 1},
     "sem-dedup": {"eps": None},
     "simcore": {"stop": None},
+}
+
+RESUMABLE = {  # those that can be taken up again, each with the options that take other paths
+    "facility-location": ({}, {"cells": 5}, {"maximiser": "naive"}, {"maximiser": "stochastic"}, {"swaps": 1}),
+    "graph-cut": ({}, {"maximiser": "threshold"}),
+    "herding": ({},),
+    "k-center": ({}, {"quantile": 0.9}),
+    "k-means": ({"n_iterations": 5},),
+    "log-det": ({}, {"maximiser": "threshold"}),
+    "probcover": ({"radius": 0.3},),
+    "saturated-coverage": ({},),
+    "zcore": ({"n_looks": 100},),
 }
 
 # Saturated coverage has an order once its share is fixed; by default that follows the budget.
@@ -169,3 +183,101 @@ def test_cosine_ignores_lengths(name):
     options = {**asked, **FULL.get(name, {})}
     expected = select(x, name, 9, **options)
     assert select(x * lengths, name, 9, **options).indices.tolist() == expected.indices.tolist()
+
+
+class Signalled(Checkpoint):
+    """A signal arrives before the n-th time that something could be kept."""
+
+    def __init__(self, file, at=0):
+        super().__init__(file, stopping=[])
+        self.at, self.times = at, 0
+
+    def keep(self, state, *arguments):
+        self.times += 1
+        if self.times == self.at:
+            self.stopping.append(15)
+        super().keep(state, *arguments)
+
+
+def same(one, other):
+    pairs = [(one.indices, other.indices), (one.gains, other.gains), (one.weights, other.weights)]
+    return all((a is None and b is None) or a.tobytes() == b.tobytes() for a, b in pairs)
+
+
+@pytest.mark.parametrize("chosen", [None, [3, 50, 7]], ids=["from nothing", "from chosen"])
+def test_a_stopped_selection_goes_on_to_the_same_bits(name, chosen, tmp_path):
+    file = tmp_path / "state.safetensors"
+    x = clouds()
+    asked = {argument: value for argument, value in given(name, x).items() if argument != "keys"}
+    assert ("checkpoint" in inspect.signature(SELECTORS[name]).parameters) == (name in RESUMABLE)
+    for options in RESUMABLE.get(name, (FULL.get(name, {}),)):
+        options = {**asked, **options, "chosen": chosen}
+        whole = select(x, name, 40, **options)
+        counted = Signalled(file)
+        assert same(select(x, name, 40, checkpoint=counted, **options), whole)
+        assert not file.exists()
+        assert bool(counted.times) == (name in RESUMABLE)
+        if not counted.times:
+            continue
+        at = 1 + word(0, name, str(options)) % counted.times
+        with pytest.raises(Stopped, match="--resume"):
+            select(x, name, 40, checkpoint=Signalled(file, at), **options)
+        rest = Signalled(file)
+        assert same(select(x, name, 40, checkpoint=rest, **options), whole)
+        assert rest.times == counted.times - at, "what was kept was made again"
+        file.unlink()
+
+
+@pytest.mark.parametrize("options", [{}, {"cells": 5}], ids=["", "cells"])
+def test_what_was_kept_is_what_goes_on(name, options, tmp_path):
+    """Take any one array from a state: nothing else can stand for it. Change one of values: the result shows it."""
+    if name not in RESUMABLE or (options and name != "facility-location"):
+        return
+    file, x = tmp_path / "state.safetensors", clouds()
+    options = options or RESUMABLE[name][0]
+    with pytest.raises(Stopped):
+        select(x, name, 40, checkpoint=Signalled(file, 3), **options)
+    checkpoint = Checkpoint(file)
+    whole = select(x, name, 40, checkpoint=checkpoint, **options)
+    begin, state = checkpoint.begin, dict(checkpoint.kept)
+
+    def changed(**arrays):
+        """What comes of a state with some arrays replaced, or missing."""
+        checkpoint.begin = lambda asked: begin(asked) or swap(arrays)
+        return select(x, name, 40, checkpoint=checkpoint, **options)
+
+    def swap(arrays):
+        checkpoint.kept.update(arrays)
+        for key in [key for key, array in checkpoint.kept.items() if array is None]:
+            del checkpoint.kept[key]
+
+    assert same(changed(), whole)
+    for key in state:
+        with pytest.raises(DataError, match=f"lacks {key}"):
+            changed(**{key: None})
+    values = {"rises", "gains", "total", "near", "cell"} & set(state)
+    assert values
+    for key in values:
+        wrong = np.zeros_like(state[key])
+        if key == "near":  # zeros would be found out, for what cannot be told apart is measured again
+            wrong[0] = 1e9
+        assert not same(changed(**{key: wrong}), whole), key
+
+
+def test_the_state_of_another_selection_is_refused(name, tmp_path):
+    if name not in RESUMABLE:
+        return
+    file, x = tmp_path / "state.safetensors", clouds()
+    with pytest.raises(Stopped):
+        select(x, name, 40, checkpoint=Signalled(file, 1))
+    for changed, message in (
+        ({"budget": 41}, "budget=40, not budget=41"),
+        ({"seed": 1}, "seed=0, not seed=1"),
+        ({"x": clouds(seed=1)}, "other images"),
+        ({"chosen": [1]}, "other images"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            select(**{"x": x, "method": name, "budget": 40, "checkpoint": Checkpoint(file), **changed})
+    file.write_bytes(file.read_bytes()[:-5])
+    with pytest.raises(DataError, match="is damaged"):
+        select(x, name, 40, checkpoint=Checkpoint(file))

@@ -13,12 +13,13 @@ import pytest
 import likewise
 
 ROOT = Path(likewise.__file__).parent
-BASE = {"draws", "errors", "files", "memory", "progress"}
+BASE = {"draws", "errors", "files", "memory", "progress", "signals"}
 MAY_IMPORT = {
     "draws": set(),
     "errors": set(),
     "progress": set(),
     "memory": set(),
+    "signals": {"progress"},
     "files": {"errors"},
     "types": BASE,
     "relations": BASE,

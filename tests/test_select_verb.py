@@ -2,6 +2,10 @@
 
 import csv
 import json
+import signal
+import subprocess
+import sys
+import time
 import zipfile
 from pathlib import Path
 
@@ -182,3 +186,51 @@ def test_dry_run_says_the_cost_and_writes_nothing(tmp_path):
     assert "30 of 300 images by herding: unknown for herding" in run.stdout
     assert CliRunner().invoke(app, [*select, "--method", "hurding"]).exit_code == 2
     assert not (tmp_path / "sel").exists()
+
+
+def catches(pid, number):
+    """Whether a process has a handler for a signal."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    mask = next(line.split()[1] for line in lines if line.startswith("SigCgt"))
+    return bool(int(mask, 16) >> (number - 1) & 1)
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="asks /proc which signals a process handles")
+def test_a_signal_exits_75_and_resume_goes_on(tmp_path):
+    """A command that SIGTERM stops, one that resumes it, and one that was never stopped."""
+    rng = np.random.default_rng(0)
+    np.save(tmp_path / "x.npy", rng.normal(size=(6_000, 16)).astype(np.float32))
+    command = [sys.executable, "-m", "likewise", "select", str(tmp_path / "x.npy"), "--method", "herding", "--json"]
+    command += ["--budget", "2000", "--out"]
+
+    def run(out, *more):
+        done = subprocess.run([*command, str(out), *more], capture_output=True, text=True, check=False)
+        return done.returncode, done.stderr + done.stdout
+
+    code, whole = run(tmp_path / "whole")
+    assert code == 0, whole
+    state = tmp_path / "stopped" / "state.safetensors"
+    process = subprocess.Popen([*command, str(state.parent)], stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not catches(process.pid, signal.SIGTERM) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 75, errors
+    assert errors.splitlines()[-1] == "likewise: stopped and saved; go on with --resume"
+    assert [file.name for file in state.parent.iterdir()] == ["state.safetensors"]
+
+    code, errors = run(state.parent)
+    assert (code, "go on with --resume" in errors) == (2, True)
+    code, errors = run(state.parent, "--resume", "--seed", "3")
+    assert (code, "seed=0, not seed=3" in errors) == (2, True)
+    code, answer = run(state.parent, "--resume")
+    assert code == 0, answer
+    assert (state.parent / "selection.csv").read_bytes() == (tmp_path / "whole" / "selection.csv").read_bytes()
+    assert not state.exists()
+    before = (state.parent / "selection.json").stat().st_mtime_ns
+    code, again = run(state.parent, "--resume")
+    assert (code, json.loads(again.splitlines()[-1])["n"]) == (0, 2000)
+    assert (state.parent / "selection.json").stat().st_mtime_ns == before
+    code, errors = run(state.parent, "--resume", "--method", "k-center")
+    assert (code, "method='herding', not 'k-center'" in errors) == (2, True)

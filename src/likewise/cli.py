@@ -220,6 +220,9 @@ def select(
         str | None, typer.Option(help="The images, if they are not where they were, or for an .npy.")
     ] = None,
     dry_run: Annotated[bool, typer.Option(help="Say what it would cost, and select nothing.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the selection in --out that was stopped.")
+    ] = False,
     overwrite: Overwrite = False,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -243,6 +246,7 @@ def select(
             link_to=link_to,
             data=data,
             overwrite=overwrite,
+            resume=resume,
             options=_settings(set_ or [], {}),
             dry_run=dry_run,
         )

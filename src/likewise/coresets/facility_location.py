@@ -19,6 +19,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from likewise.coresets.blocks import MEMORY, TIE, Rows, check, parts, rounding, spans, unit
+from likewise.coresets.checkpoint import Checkpoint
 from likewise.coresets.clusters import cluster, members
 from likewise.coresets.greedy import Gains, Ids, maximise
 from likewise.coresets.pairs import Pairs
@@ -39,6 +40,7 @@ def facility_location(
     seed: int = 0,
     memory: int = MEMORY,
     chosen: Int[Tensor, " m"] | None = None,
+    checkpoint: Checkpoint | None = None,
     keys: Int[Tensor, " n"] | None = None,
     maximiser: str = "lazy",
     epsilon: float = 0.1,
@@ -68,9 +70,11 @@ def facility_location(
     if n_cells > 1:
         if swaps or maximiser != "lazy":
             raise UsageError(f"cells={n_cells}: goes with maximiser=lazy and without swaps only; cells=1 with all")
-        return _by_cells(x, budget, taken, n_cells, memory, seed, keys)
+        return _by_cells(x, budget, taken, n_cells, memory, seed, keys, checkpoint)
     objective = FacilityLocation(x, memory)
-    picks, rises = maximise(objective, budget, taken, maximiser=maximiser, epsilon=epsilon, seed=seed)
+    picks, rises = maximise(
+        objective, budget, taken, maximiser=maximiser, epsilon=epsilon, seed=seed, checkpoint=checkpoint
+    )
     cell = objective.cell
     meta: dict[str, float] = {}
     if swaps:
@@ -111,7 +115,14 @@ class _Cell(NamedTuple):
 
 
 def _by_cells(
-    x: Tensor, budget: int, taken: np.ndarray, n_cells: int, memory: int, seed: int, keys: Tensor | None
+    x: Tensor,
+    budget: int,
+    taken: np.ndarray,
+    n_cells: int,
+    memory: int,
+    seed: int,
+    keys: Tensor | None,
+    checkpoint: Checkpoint | None,
 ) -> Selection:
     """Facility location on the graph that joins each image with those of its k-means cell.
 
@@ -120,13 +131,19 @@ def _by_cells(
     need, and goes on only if its last gain would still have had a place.
     """
     parts = members(cluster(unit(x, memory), n_cells, seed=seed, keys=keys).cell, n_cells)
-    cells = []
+    cells: list[_Cell] = []
+    done = _unpacked(checkpoint.kept) if checkpoint is not None and checkpoint.kept else []
     with bar("cells", n_cells) as progress:
         for number, ids in enumerate(parts):
             own = ids.cpu().numpy()
             held = np.flatnonzero(np.isin(own, taken))
+            if number < len(done):
+                cells.append(_Cell(own, held, *done[number]))
+                continue
             cells.append(_greedy_in(x, own, held, 16 + math.ceil(2 * budget * len(own) / len(x)), budget, memory))
             progress.update(number + 1)
+            if checkpoint is not None:
+                checkpoint.keep(_packed, cells)
     enough = np.sort(np.concatenate([cell.gains for cell in cells]))[::-1][budget - 1 : budget]
     for number, cell in enumerate(cells):
         while 0 < len(cell.picks) < min(len(cell.ids) - len(cell.held), budget) and (
@@ -148,6 +165,21 @@ def _by_cells(
         "of_best": _of_best(value, budget, gains),
     }
     return Selection(picks, gains, _weights(x, cells, picks, memory), meta=meta)
+
+
+def _packed(cells: list[_Cell]) -> dict[str, np.ndarray]:
+    return {
+        "picks": np.concatenate([cell.picks for cell in cells]),
+        "gains": np.concatenate([cell.gains for cell in cells]),
+        "before": np.array([cell.before for cell in cells]),
+        "sizes": np.array([len(cell.picks) for cell in cells]),
+    }
+
+
+def _unpacked(kept: dict[str, np.ndarray]) -> list[tuple[np.ndarray, np.ndarray, float]]:
+    ends = np.cumsum(kept["sizes"])[:-1]
+    picks, gains = np.split(kept["picks"], ends), np.split(kept["gains"], ends)
+    return list(zip(picks, gains, kept["before"].tolist(), strict=True))
 
 
 def _greedy_in(x: Tensor, ids: np.ndarray, held: np.ndarray, size: int, budget: int, memory: int) -> _Cell:

@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from likewise.coresets.blocks import MEMORY, check, squared_norms, unit
+from likewise.coresets.checkpoint import Checkpoint
 from likewise.coresets.greedy import Gains, Ids, maximise
 from likewise.errors import UsageError
 from likewise.types import Selection
@@ -23,6 +24,7 @@ def graph_cut(
     seed: int = 0,
     memory: int = MEMORY,
     chosen: Int[Tensor, " m"] | None = None,
+    checkpoint: Checkpoint | None = None,
     redundancy: float = 0.5,
     maximiser: str = "lazy",
     epsilon: float = 0.1,
@@ -36,7 +38,9 @@ def graph_cut(
         raise UsageError(f"redundancy={redundancy}: must be between 0 and 1")
     taken = check(len(x), budget, chosen).cpu().numpy()
     objective = GraphCut(x, memory, redundancy)
-    picks, rises = maximise(objective, budget, taken, maximiser=maximiser, epsilon=epsilon, seed=seed)
+    picks, rises = maximise(
+        objective, budget, taken, maximiser=maximiser, epsilon=epsilon, seed=seed, checkpoint=checkpoint
+    )
     return Selection(picks, rises)
 
 

@@ -25,6 +25,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 
 from likewise.coresets.blocks import TIE
+from likewise.coresets.checkpoint import Checkpoint
 from likewise.draws import Draws
 from likewise.errors import UsageError
 from likewise.progress import bar
@@ -66,10 +67,12 @@ def maximise(
     epsilon: float = 0.1,
     seed: int = 0,
     show: Callable[[int], None] | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> tuple[Int[np.ndarray, " k"], Float[np.ndarray, " k"]]:
     """Add `taken` to an empty objective, then pick `budget` more images. Returns the picks and what each gained.
 
-    `show` is told how many picks there are; by default a bar shows it.
+    `show` is told how many picks there are; by default a bar shows it. Picks that the checkpoint holds are added again
+    without a search, and keep what they gained.
     """
     if maximiser not in MAXIMISERS:
         known = ", ".join(sorted(MAXIMISERS))
@@ -77,7 +80,8 @@ def maximise(
     if not 0 < epsilon < 1:
         raise UsageError(f"epsilon={epsilon}: must be between 0 and 1")
     with contextlib.ExitStack() as stack:
-        state = Picks(objective, budget, taken, show or stack.enter_context(bar("select", budget)).update)
+        show = show or stack.enter_context(bar("select", budget)).update
+        state = Picks(objective, budget, taken, show, checkpoint)
         MAXIMISERS[maximiser](state, epsilon, seed)
     return np.array(state.picks, dtype=np.int64), np.array(state.rises)
 
@@ -85,14 +89,28 @@ def maximise(
 class Picks:
     """The picks so far, and the candidates left."""
 
-    def __init__(self, objective: Objective, budget: int, taken: Ids, show: Callable[[int], None]) -> None:
-        self.objective, self.budget, self.show = objective, budget, show
+    def __init__(
+        self,
+        objective: Objective,
+        budget: int,
+        taken: Ids,
+        show: Callable[[int], None],
+        checkpoint: Checkpoint | None = None,
+    ) -> None:
+        self.objective, self.budget, self.show, self.checkpoint = objective, budget, show, checkpoint
         self.free = np.ones(objective.n, dtype=bool)
         self.picks: list[int] = []
         self.rises: list[float] = []
+        self.level = (np.nan, np.nan)  # the first and the present threshold, for a maximiser that has them
         for at in taken.tolist():
             objective.add(at)
             self.free[at] = False
+        if checkpoint is not None and checkpoint.kept:
+            self.picks, self.rises = checkpoint.kept["picks"].tolist(), checkpoint.kept["rises"].tolist()
+            self.level = tuple(checkpoint.kept["level"].tolist())
+            for at in self.picks:
+                objective.add(at)
+                self.free[at] = False
 
     @property
     def left(self) -> int:
@@ -103,6 +121,15 @@ class Picks:
         self.rises.append(self.objective.add(at))
         self.free[at] = False
         self.show(len(self.picks))
+        if self.checkpoint is not None:
+            self.checkpoint.keep(self._state)
+
+    def _state(self) -> dict[str, np.ndarray]:
+        return {
+            "picks": np.array(self.picks, dtype=np.int64),
+            "rises": np.array(self.rises),
+            "level": np.array(self.level),
+        }
 
     def add_best(self, ids: Ids, low: Gains, high: Gains) -> int:
         """Add the candidate that gains most: of equals the lowest id. The ids are in order; `high` is sharpened."""
@@ -179,7 +206,7 @@ def _refresh(objective: Objective, pool: Ids, high: Float[np.ndarray, " n"]) -> 
 
 
 def stochastic(state: Picks, epsilon: float, seed: int) -> None:
-    n = int(state.free.sum())
+    n = int(state.free.sum()) + len(state.picks)
     size = min(max(math.ceil(n / state.budget * math.log(1 / epsilon)), 1), n)
     draws = Draws(seed, epoch=0, number=0, keys=torch.empty(0, dtype=torch.int64))
     while state.left:
@@ -195,8 +222,10 @@ def threshold(state: Picks, epsilon: float, seed: int) -> None:
     high = np.full(len(state.free), -np.inf)
     values, errors = state.objective.gains(ids)
     high[ids] = values + errors
-    first = float(state.objective.exact(ids[[int(values.argmax())]])[0])
-    level, last = first, epsilon / state.objective.n * first
+    first, level = state.level
+    if np.isnan(first):  # nothing was picked before
+        first = level = float(state.objective.exact(ids[[int(values.argmax())]])[0])
+    last = epsilon / state.objective.n * first
     while state.left:
         waiting = np.flatnonzero(state.free & (high >= level))
         while len(waiting) and state.left:
@@ -207,6 +236,7 @@ def threshold(state: Picks, epsilon: float, seed: int) -> None:
             high[part] = np.minimum(high[part], values + errors)
             enough = np.flatnonzero(values >= level)
             if len(enough):
+                state.level = (first, level)
                 state.add(int(part[enough[0]]))
                 high[part[enough[0]]] = -np.inf
                 waiting = waiting[enough[0] + 1 :]

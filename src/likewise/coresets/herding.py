@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from likewise.coresets.blocks import MEMORY, Rows, check, squared_norms
+from likewise.coresets.checkpoint import Checkpoint
 from likewise.types import Selection
 
 
@@ -20,6 +21,7 @@ def herding(
     seed: int = 0,
     memory: int = MEMORY,
     chosen: Int[Tensor, " m"] | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> Selection:
     """Pick `budget` images that keep the mean, of x as given; no image twice.
 
@@ -38,7 +40,11 @@ def herding(
 
     picks: list[int] = []
     gains: list[float] = []
-    for count in range(len(chosen) + 1, len(chosen) + budget + 1):
+    if checkpoint is not None and checkpoint.kept:
+        kept = checkpoint.kept
+        picks, gains = kept["picks"].tolist(), kept["gains"].tolist()
+        held, wanted = (torch.from_numpy(kept[name]).to(x.device) for name in ("held", "wanted"))
+    for count in range(len(chosen) + len(picks) + 1, len(chosen) + budget + 1):
         at = int((wanted >= wanted.max() - slack).nonzero()[0, 0])
         one = rows[[at]][0]
         held += one
@@ -47,4 +53,15 @@ def herding(
         for span, block in rows.blocks(1):
             wanted[span] += along[span] - block @ one
         wanted[at] = -torch.inf
+        if checkpoint is not None:
+            checkpoint.keep(_state, picks, gains, held, wanted)
     return Selection(np.array(picks, dtype=np.int64), np.array(gains))
+
+
+def _state(picks: list[int], gains: list[float], held: Tensor, wanted: Tensor) -> dict[str, np.ndarray]:
+    return {
+        "picks": np.array(picks),
+        "gains": np.array(gains),
+        "held": held.cpu().numpy(),
+        "wanted": wanted.cpu().numpy(),
+    }

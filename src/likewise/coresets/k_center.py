@@ -25,6 +25,7 @@ from likewise.coresets.blocks import (
     spans,
     squared_distances,
 )
+from likewise.coresets.checkpoint import Checkpoint
 from likewise.errors import UsageError
 from likewise.progress import bar
 from likewise.types import Selection
@@ -40,6 +41,7 @@ def k_center(
     seed: int = 0,
     memory: int = MEMORY,
     chosen: Int[Tensor, " m"] | None = None,
+    checkpoint: Checkpoint | None = None,
     quantile: float = 1.0,
     metric: str = "euclidean",
 ) -> Selection:
@@ -59,7 +61,9 @@ def k_center(
     reach = _Reach(centred(x, memory, metric), budget + len(chosen))
     for at in chosen.tolist():
         reach.add(at)
-    if not len(chosen):
+    if checkpoint is not None and checkpoint.kept:
+        reach.go_on(checkpoint.kept)
+    elif not len(chosen):
         squares = reach.squares
         slack = _TIE * squares.min() + 1e-12 * squares.max()
         reach.add(int((squares <= squares.min() + slack).nonzero()[0, 0]))
@@ -73,6 +77,8 @@ def k_center(
                 break
             reach.add(at)
             progress.update(len(reach.ids) - len(chosen))
+            if checkpoint is not None:
+                checkpoint.keep(reach.state)
     return Selection(np.array(reach.ids[len(chosen) :], dtype=np.int64), reach.gains(len(chosen)).cpu().numpy())
 
 
@@ -98,6 +104,15 @@ class _Reach:
         self.picks[len(self.ids)] = self.rows[[at]][0]
         self.pick_squares[len(self.ids)] = self.squares[at]
         self.ids.append(at)
+
+    def state(self) -> dict[str, np.ndarray]:
+        """What need not be found again. The pool is made anew: it changes no pick."""
+        return {"ids": np.array(self.ids), "near": self.near.cpu().numpy(), "n_seen": np.array(self.n_seen)}
+
+    def go_on(self, state: dict[str, np.ndarray]) -> None:
+        for at in state["ids"][len(self.ids) :].tolist():
+            self.add(at)
+        self.near, self.n_seen = torch.from_numpy(state["near"]).to(self.near.device), int(state["n_seen"])
 
     def free(self) -> list[int]:
         left = torch.ones(len(self.near), dtype=torch.bool)

@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from likewise.coresets.blocks import MEMORY, TIE, Rows, centred, check, rounding, spans, squared_distances
+from likewise.coresets.checkpoint import Checkpoint
 from likewise.draws import Draws
 from likewise.errors import UsageError
 from likewise.progress import bar
@@ -23,6 +24,7 @@ def k_means(
     seed: int = 0,
     memory: int = MEMORY,
     chosen: Int[Tensor, " m"] | None = None,
+    checkpoint: Checkpoint | None = None,
     keys: Int[Tensor, " n"] | None = None,
     n_iterations: int = 10,
     metric: str = "euclidean",
@@ -48,8 +50,16 @@ def k_means(
     movable[chosen] = False
 
     with bar("k-means", n_iterations) as progress:
-        cell = _assign(rows, centres, movable)
-        for iteration in range(n_iterations):
+        start_at, settled = 0, False
+        if checkpoint is not None and checkpoint.kept:
+            kept = checkpoint.kept
+            centres, cell = (torch.from_numpy(kept[name]).to(x.device) for name in ("centres", "cell"))
+            start_at, settled = int(kept["iteration"]), bool(kept["settled"])
+        else:
+            cell = _assign(rows, centres, movable)
+        for iteration in range(start_at, n_iterations):
+            if settled:
+                break
             sums = torch.zeros_like(centres)
             for span, block in rows.blocks(2):
                 sums.index_add_(0, cell[span], block)
@@ -58,14 +68,21 @@ def k_means(
             before = cell
             cell = _assign(rows, centres, movable)
             progress.update(iteration + 1)
-            if torch.equal(before, cell):
-                break
+            settled = torch.equal(before, cell)
+            if checkpoint is not None:
+                checkpoint.keep(_state, centres, cell, iteration + 1, settled)
 
     weights = torch.bincount(cell, minlength=len(centres)).cpu().numpy()[fixed:]
     distance = _distance(rows, centres, cell)
     prototypes = _nearest_members(cell.cpu().numpy(), distance.cpu().numpy(), len(centres))[fixed:]
     by_size = np.lexsort((prototypes, -weights))
     return Selection(prototypes[by_size], weights[by_size] / n, weights[by_size].astype(np.float64))
+
+
+def _state(centres: Tensor, cell: Tensor, iteration: int, settled: bool) -> dict[str, np.ndarray]:
+    """After so many iterations. The centres are those that the images of each cell were nearest to."""
+    whole = {"centres": centres.cpu().numpy(), "cell": cell.cpu().numpy()}
+    return {**whole, "iteration": np.array(iteration), "settled": np.array(settled)}
 
 
 def _nearest_members(cell: np.ndarray, distance: np.ndarray, n_cells: int) -> np.ndarray:

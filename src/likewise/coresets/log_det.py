@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from likewise.coresets.blocks import MEMORY, check, spans, unit
+from likewise.coresets.checkpoint import Checkpoint
 from likewise.coresets.greedy import Gains, Ids, maximise
 from likewise.errors import UsageError
 from likewise.types import Selection
@@ -23,6 +24,7 @@ def log_det(
     seed: int = 0,
     memory: int = MEMORY,
     chosen: Int[Tensor, " m"] | None = None,
+    checkpoint: Checkpoint | None = None,
     noise: float = 0.1,
     maximiser: str = "lazy",
     epsilon: float = 0.1,
@@ -36,7 +38,9 @@ def log_det(
         raise UsageError(f"noise={noise}: must be above 0")
     taken = check(len(x), budget, chosen).cpu().numpy()
     objective = LogDet(x, memory, noise)
-    picks, rises = maximise(objective, budget, taken, maximiser=maximiser, epsilon=epsilon, seed=seed)
+    picks, rises = maximise(
+        objective, budget, taken, maximiser=maximiser, epsilon=epsilon, seed=seed, checkpoint=checkpoint
+    )
     return Selection(picks, rises)
 
 

@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from likewise.coresets.blocks import MEMORY, TIE, Rows, centred, check, squared_distances
+from likewise.coresets.checkpoint import Checkpoint
 from likewise.coresets.clusters import cluster, tiles
 from likewise.coresets.turns import shuffled
 from likewise.errors import UsageError
@@ -29,6 +30,7 @@ def probcover(
     seed: int = 0,
     memory: int = MEMORY,
     chosen: Int[Tensor, " m"] | None = None,
+    checkpoint: Checkpoint | None = None,
     keys: Int[Tensor, " n"] | None = None,
     radius: float | None = None,
     n_clusters: int | None = None,
@@ -56,10 +58,15 @@ def probcover(
     for at in chosen.tolist():
         uncovered[_ball(rows, at, reach)] = False
     taken[chosen] = True
-    counts = _counts(rows, everything[uncovered], reach)
-
     picks: list[int] = []
     gains: list[int] = []
+    if checkpoint is not None and checkpoint.kept:
+        kept = checkpoint.kept
+        picks, gains = kept["picks"].tolist(), kept["gains"].tolist()
+        uncovered, counts = (torch.from_numpy(kept[name]).to(x.device) for name in ("uncovered", "counts"))
+        taken[picks] = True
+    else:
+        counts = _counts(rows, everything[uncovered], reach)
     while len(picks) < budget:
         at = int((counts * n + first).masked_fill_(taken, -1).argmax())
         if not counts[at]:
@@ -73,7 +80,18 @@ def probcover(
         new = ball[uncovered[ball]]
         uncovered[new] = False
         counts -= _counts(rows, new, reach)
+        if checkpoint is not None:
+            checkpoint.keep(_state, picks, gains, uncovered, counts)
     return Selection(np.array(picks, dtype=np.int64), np.array(gains, dtype=np.float64), meta={"radius": radius})
+
+
+def _state(picks: list[int], gains: list[int], uncovered: Tensor, counts: Tensor) -> dict[str, np.ndarray]:
+    return {
+        "picks": np.array(picks),
+        "gains": np.array(gains),
+        "uncovered": uncovered.cpu().numpy(),
+        "counts": counts.cpu().numpy(),
+    }
 
 
 def _ball(rows: Rows, at: int, reach: float) -> Int[Tensor, " m"]:

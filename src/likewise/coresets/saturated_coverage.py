@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from likewise.coresets.blocks import MEMORY, check, unit
+from likewise.coresets.checkpoint import Checkpoint
 from likewise.coresets.greedy import Gains, Ids, maximise
 from likewise.errors import UsageError
 from likewise.types import Selection
@@ -23,6 +24,7 @@ def saturated_coverage(
     seed: int = 0,
     memory: int = MEMORY,
     chosen: Int[Tensor, " m"] | None = None,
+    checkpoint: Checkpoint | None = None,
     share: float | None = None,
     maximiser: str = "lazy",
     epsilon: float = 0.1,
@@ -37,7 +39,9 @@ def saturated_coverage(
         raise UsageError(f"share={share}: must be above 0 and at most 1")
     taken = check(len(x), budget, chosen).cpu().numpy()
     objective = SaturatedCoverage(x, memory, (budget + len(taken)) / len(x) if share is None else share)
-    picks, rises = maximise(objective, budget, taken, maximiser=maximiser, epsilon=epsilon, seed=seed)
+    picks, rises = maximise(
+        objective, budget, taken, maximiser=maximiser, epsilon=epsilon, seed=seed, checkpoint=checkpoint
+    )
     return Selection(picks, rises)
 
 

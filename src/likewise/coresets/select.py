@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from likewise.coresets.blocks import METRICS, spans, unit
+from likewise.coresets.checkpoint import Checkpoint, fingerprint
 from likewise.coresets.estimate import estimate
 from likewise.coresets.quality import Quality
 from likewise.coresets.random import random
@@ -38,7 +39,7 @@ _BY_DIRECTION = {  # methods that bring rows to length 1 themselves, or look at 
     "top-k",
     "ucs",
 }
-_GIVEN = {"x", "budget", "seed", "memory", "chosen", "keys", "metric"}  # what `select` itself passes on
+_GIVEN = {"x", "budget", "seed", "memory", "chosen", "keys", "metric", "checkpoint"}  # what `select` itself passes on
 _ASKED = {  # what a method may ask for by name, besides
     "target": "embeddings of the images wanted more of",
     "scores": "a number for each image",
@@ -59,6 +60,7 @@ def select(
     target: Any = None,
     scores: Any = None,
     labels: Any = None,
+    checkpoint: Checkpoint | None = None,
     **options: Any,
 ) -> Selection:
     """Pick the images that matter, from their features.
@@ -74,6 +76,7 @@ def select(
     `target`: embeddings of a set of its own, for methods that look for images like those.
     `scores`: a finite number for each image, for methods that rank by one.
     `labels`: an integer for each image, -1 where unknown. A method that cannot do without takes those of Embeddings.
+    `checkpoint`: where a method that can be taken up again keeps what it has; others start over.
     `options`: further keywords of the method.
 
     A method is given what it names among its parameters; it is an error to lack what it needs, or to give it a
@@ -128,6 +131,13 @@ def select(
     if labels is not None or _needs(parameters, "labels"):
         labels = known_labels
     given |= _asked(name, parameters, {"target": target, "scores": scores, "labels": labels})
+
+    if checkpoint is not None and "checkpoint" in parameters:
+        asked = {"method": name, "budget": n_picks, "seed": seed, "metric": metric, "options": options}
+        arrays = (rows, keys, given["chosen"], target, scores, known_labels)
+        data = fingerprint(None if array is None else array.cpu().numpy() for array in arrays)
+        checkpoint.begin({**asked, "data": data})
+        given["checkpoint"] = checkpoint
 
     cost = estimate(name, len(rows), rows.shape[1], n_picks, n_bytes, options)
     if cost is not None and cost.seconds > LONG:

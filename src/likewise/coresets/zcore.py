@@ -15,6 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from likewise.coresets.blocks import MEMORY, check
+from likewise.coresets.checkpoint import Checkpoint
 from likewise.coresets.turns import shuffled
 from likewise.draws import Draws
 from likewise.errors import UsageError
@@ -31,6 +32,7 @@ def zcore(
     seed: int = 0,
     memory: int = MEMORY,
     chosen: Int[Tensor, " m"] | None = None,
+    checkpoint: Checkpoint | None = None,
     keys: Int[Tensor, " n"] | None = None,
     n_looks: int | None = None,
     n_redundant: int = 1000,
@@ -47,7 +49,7 @@ def zcore(
     n = len(x)
     chosen = check(n, budget, chosen)
     n_looks = LOOKS * n if n_looks is None else n_looks
-    scores = coverage(x, n_looks, n_redundant=n_redundant, seed=seed, memory=memory)
+    scores = coverage(x, n_looks, n_redundant=n_redundant, seed=seed, memory=memory, checkpoint=checkpoint)
     spread = scores.max() - scores.min()
     scores = (scores - scores.min()) / spread if spread > 0 else np.zeros(n)
     named = torch.arange(n) if keys is None else keys.cpu()
@@ -61,7 +63,13 @@ def zcore(
 
 
 def coverage(
-    x: Float[Tensor, "n d"], n_looks: int, *, n_redundant: int = 1000, seed: int = 0, memory: int = MEMORY
+    x: Float[Tensor, "n d"],
+    n_looks: int,
+    *,
+    n_redundant: int = 1000,
+    seed: int = 0,
+    memory: int = MEMORY,
+    checkpoint: Checkpoint | None = None,
 ) -> Float[np.ndarray, " n"]:
     """The sum over all looks of what each image gains by covering and loses by being redundant.
 
@@ -80,7 +88,10 @@ def coverage(
     swap = first > second  # a pair of dimensions is the same either way
     first, second = np.where(swap, second, first), np.where(swap, first, second)
     one, other = np.where(swap, other, one), np.where(swap, one, other)
-    for a in np.unique(first).tolist():
+    dimensions, done = np.unique(first).tolist(), 0
+    if checkpoint is not None and checkpoint.kept:
+        total, done = checkpoint.kept["total"], int(checkpoint.kept["done"])
+    for place, a in enumerate(dimensions[done:], done + 1):
         order = np.argsort(columns[a], kind="stable")
         along, scores = columns[a][order], np.zeros(n)
         mine = np.flatnonzero(first == a)
@@ -97,7 +108,13 @@ def coverage(
             if n > 1:
                 _share(along, across, order, centres, min(n_redundant, n - 1), scores)
         total[order] += scores
+        if checkpoint is not None:
+            checkpoint.keep(_state, total, place)
     return total
+
+
+def _state(total: np.ndarray, done: int) -> dict[str, np.ndarray]:
+    return {"total": total, "done": np.array(done)}
 
 
 def looks(d: int, n_looks: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:

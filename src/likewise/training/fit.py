@@ -4,13 +4,11 @@ import copy
 import json
 import math
 import re
-import signal
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -25,6 +23,7 @@ from likewise.images import ImageSet, prefetch
 from likewise.memory import keep_freed_memory
 from likewise.methods.base import Method
 from likewise.progress import bar, say
+from likewise.signals import stop_signals
 from likewise.training.distributed import average_gradients, is_main, process_group, world
 from likewise.training.monitor import check_finite, feature_rank, knn_accuracy, save_pictures
 from likewise.training.optim import learning_rate, make_optimizer, set_rates
@@ -320,29 +319,6 @@ def _save_clock(save_every: str) -> Callable[[int], bool]:
         return True
 
     return due
-
-
-@contextmanager
-def stop_signals() -> Iterator[list[int]]:
-    """A list that fills when SIGTERM or SIGINT arrives; a second one interrupts at once."""
-    caught: list[int] = []
-
-    def remember(number: int, frame: FrameType | None) -> None:
-        if caught:
-            raise KeyboardInterrupt
-        caught.append(number)
-        say("finishing this step, then saving; once more to stop at once")
-
-    try:
-        before = {number: signal.signal(number, remember) for number in (signal.SIGTERM, signal.SIGINT)}
-    except ValueError:  # not in the main thread: the caller's signals are the caller's
-        yield caught
-        return
-    try:
-        yield caught
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _truncate(metrics: Path, step: int) -> None:

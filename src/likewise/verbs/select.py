@@ -1,13 +1,16 @@
 """The verb `select`: from embeddings, a run or a plain .npy to a selection folder, and copies of its files."""
 
+import inspect
 import tomllib
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from likewise.coresets import SELECTORS, parse_budget, parse_memory, select
+from likewise.coresets.checkpoint import Checkpoint
 from likewise.coresets.estimate import estimate
 from likewise.embedding import embed, load_with_config
 from likewise.errors import DataError, UsageError
@@ -16,10 +19,12 @@ from likewise.images import ImageSet, open_images
 from likewise.images.labels import read_labels
 from likewise.images.scan import locate
 from likewise.images.sources import read_csv
+from likewise.signals import stop_signals
 from likewise.types import Embeddings, Selection, pick
 from likewise.verbs.ids import read_ids
 from likewise.verbs.originals import Originals
 
+STATE = "state.safetensors"  # of a selection that is not finished
 SELECTION_FILES = ("selection.csv", "selection.json", "thumbs")
 N_THUMBS, THUMB_SIDE = 120, 48  # as many as the report shows
 
@@ -40,6 +45,7 @@ def choose(
     link_to: Path | None = None,
     data: str | None = None,
     overwrite: bool = False,
+    resume: bool = False,
     options: dict[str, Any] | None = None,
     dry_run: bool = False,
 ) -> dict[str, Any]:
@@ -47,12 +53,24 @@ def choose(
 
     Copies and links are named by rank. Returns what `--json` prints. With `dry_run` nothing is selected nor written:
     the answer is what it would cost.
+
+    Every half a minute, and when SIGTERM or SIGINT asks to stop (then Stopped is raised), a method that can be taken up
+    again leaves in `out` what it has; with `resume` it goes on from there, to the same bits with the same `memory` and
+    number of threads, to the same picks with any. Of a finished selection, `resume` gives the answer again.
     """
     import resource
 
     x, paths, where = _features(Path(source), data)
     if dry_run:
         return _cost(x, method, budget, memory, _typed(options or {}))
+    named = {"target": target, "scores": scores, "labels": labels}
+    if resume and (out / "selection.json").is_file() and not (out / STATE).is_file():
+        asked = {"method": method, "budget": parse_budget(budget, len(x)), "seed": seed, "embeddings": str(source)}
+        asked |= {"options": {"metric": "cosine", **_typed(options or {})}}
+        asked |= {argument: None if value is None else str(value) for argument, value in named.items()}
+        return _answer(out, _finished(out, asked), budget)
+    if (out / STATE).is_file() and not (resume or overwrite):
+        raise UsageError(f"--out {out}: holds a selection that was stopped; go on with --resume, or pass --overwrite")
     originals = _originals(where, paths, asked=copy_to or link_to)
     if originals is not None and link_to is not None and not originals.linkable:
         raise UsageError(f"--link-to {link_to}: the images of {where} are no files of their own; expected --copy-to")
@@ -65,14 +83,18 @@ def choose(
         "labels": None if labels is None else _labels(labels, x, paths),
     }
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    selection = select(x, method, budget, seed=seed, memory=memory, **given, **_typed(options or {}))
+    if out.exists():  # refused before the work, not after it
+        new_folder(out, () if resume else (STATE,), overwrite=overwrite or resume)
+    with _checkpoint(method, out / STATE) as checkpoint:
+        options = _typed(options or {})
+        selection = select(x, method, budget, seed=seed, memory=memory, checkpoint=checkpoint, **given, **options)
     peak = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
-    folder = new_folder(out, SELECTION_FILES, overwrite=overwrite)
-    named = {"target": target, "scores": scores, "labels": labels}
+    folder = new_folder(out, SELECTION_FILES, overwrite=True)
     about = {**selection.meta, "embeddings": str(source), "data": where, "peak_memory_mb": peak}
     about |= {argument: str(value) for argument, value in named.items() if value is not None}
     saved = Selection(selection.indices, selection.gains, selection.weights, selection.quality, about)
     saved.save(folder, paths)
+    (folder / STATE).unlink(missing_ok=True)
     if originals is not None and paths is not None:
         picked = [(int(i), paths[i]) for i in selection.indices]
         _save_thumbs(originals, picked, folder / "thumbs")
@@ -82,13 +104,39 @@ def choose(
                 originals.copy(path, copies / name)
             if links is not None:
                 originals.link(path, links / name)
+    return _answer(folder, saved, budget)
+
+
+@contextmanager
+def _checkpoint(method: str, file: Path) -> Iterator[Checkpoint | None]:
+    """For a method that can be taken up again. Only then are signals waited for: others would gain nothing by it."""
+    if "checkpoint" in inspect.signature(pick(SELECTORS, method, "selector")).parameters:
+        with stop_signals() as stopping:
+            yield Checkpoint(file, stopping=stopping)
+    else:
+        yield None
+
+
+def _finished(out: Path, asked: dict[str, Any]) -> Selection:
+    """The selection that is there already, if it is the one asked for."""
+    selection = Selection.load(out)
+    for name, value in asked.items():
+        if selection.meta.get(name) != value:
+            raise UsageError(
+                f"--resume: {out} holds a finished selection with {name}={selection.meta.get(name)!r}, not {value!r}; "
+                "pass --overwrite, or choose another"
+            )
+    return selection
+
+
+def _answer(folder: Path, selection: Selection, budget: str | float | int) -> dict[str, Any]:
     return {
         "selection": str(folder),
-        "method": method,
+        "method": selection.meta["method"],
         "n": len(selection),
         "budget": budget,
         "seconds": selection.meta["seconds"],
-        "peak_memory_mb": peak,
+        "peak_memory_mb": selection.meta["peak_memory_mb"],
         "quality": dict(selection.quality),
         "random_quality": dict(selection.meta["random_quality"]),
         "approximation": selection.meta.get("approximation"),
