@@ -2,7 +2,8 @@
 
 import csv
 import json
-from collections.abc import Mapping, Sequence
+from array import array
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 
 from likewise.draws import Draws
 from likewise.errors import DataError, UsageError
-from likewise.files import write_array, write_json, write_text
+from likewise.files import write, write_array, write_json, write_text
 
 Images = Float[Tensor, "b c h w"]  # in [0, 1], on the device
 Crops = Sequence[Float[Tensor, "b c _ _"]]  # views of the same images, not all of one size
@@ -137,16 +138,18 @@ class Embeddings:
     def save(self, folder: Path) -> Path:
         """Write x.npy, items.csv and meta.json into an existing folder, meta.json last."""
         write_array(folder / "x.npy", np.ascontiguousarray(self.x, dtype=np.float32))
-        lines = ["id,key,path,label"]
+        write(folder / "items.csv", lambda file: file.writelines(line.encode() for line in self._items()))
+        classes = list(self.classes) if self.classes else None
+        write_json(folder / "meta.json", {**self.meta, "classes": classes, "shape": list(self.x.shape)})
+        return folder
+
+    def _items(self) -> Iterator[str]:
+        yield "id,key,path,label\n"
         for i, (key, path) in enumerate(zip(self.keys, self.paths, strict=True)):
             label = ""
             if self.labels is not None and self.labels[i] >= 0:
                 label = str(self.classes[self.labels[i]] if self.classes else self.labels[i])
-            lines.append(f"{i},{int(key)},{_quote(path)},{_quote(label)}")
-        write_text(folder / "items.csv", "\n".join(lines) + "\n")
-        classes = list(self.classes) if self.classes else None
-        write_json(folder / "meta.json", {**self.meta, "classes": classes, "shape": list(self.x.shape)})
-        return folder
+            yield f"{i},{int(key)},{_quote(path)},{_quote(label)}\n"
 
     @classmethod
     def load(cls, folder: Path) -> "Embeddings":
@@ -157,16 +160,19 @@ class Embeddings:
                 raise DataError(f"{folder} is not an embeddings folder: {name} is missing")
         meta = json.loads((folder / "meta.json").read_text())
         x = np.load(folder / "x.npy", mmap_mode="r", allow_pickle=False)
+        keys, paths, named, names = array("q"), list[str](), array("q"), dict[str, int]()
         with open(folder / "items.csv", newline="", encoding="utf-8") as file:
-            items = list(csv.DictReader(file))
+            for item in csv.DictReader(file):
+                keys.append(int(item["key"]))
+                paths.append(item["path"])
+                named.append(names.setdefault(item["label"], len(names)))
         classes = meta.pop("classes", None)
         labels = None
-        if any(item["label"] for item in items):
-            classes = classes or sorted({item["label"] for item in items if item["label"]})
+        if set(names) - {""}:
+            classes = classes or sorted(set(names) - {""})
             number = {name: i for i, name in enumerate(classes)}
-            labels = np.array([number.get(item["label"], -1) for item in items])
-        keys = np.array([int(item["key"]) for item in items], dtype=np.int64)
-        return cls(x, keys, [item["path"] for item in items], labels, classes, meta)
+            labels = np.array([number.get(name, -1) for name in names])[np.array(named, dtype=np.int64)]
+        return cls(x, np.array(keys, dtype=np.int64), paths, labels, classes, meta)
 
 
 @dataclass(frozen=True)

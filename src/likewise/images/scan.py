@@ -1,6 +1,7 @@
 """Every image is read once: hashed, decoded, kept, or quarantined with its reason."""
 
 import warnings
+from array import array
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -90,9 +91,10 @@ def read_all(
     keep: Callable[[UInt8[np.ndarray, "c h w"]], object] = lambda pixels: None,
 ) -> Reading:
     """Load every image by a few threads; `keep` is given the usable ones' pixels, in listing order."""
-    contents: list[int] = []
-    positions: list[int] = []
-    kept: list[Picture] = []
+    # Numbers alone, and packed: a million images are no place for an object each.
+    contents, positions, shapes, short_sides = (array("q") for _ in range(4))
+    cut = bytearray()
+    modes = Counter[str]()
     bad: list[tuple[int, str]] = []
 
     def load(i: int) -> tuple[int, Picture] | str:
@@ -111,17 +113,19 @@ def read_all(
                 keep(picture.pixels)
                 contents.append(content)
                 positions.append(i)
-                # Only the shape is needed from here on: all pixels at once would not fit.
-                kept.append(picture._replace(pixels=np.empty((*picture.pixels.shape, 0), np.uint8)))
+                shapes.extend(picture.pixels.shape)
+                short_sides.append(picture.short_side)
+                cut.append(picture.cut)
+                modes[picture.mode] += 1
             progress.update(i + 1)
     return Reading(
         np.array(contents, np.int64),
         np.array(positions, np.int64),
-        np.array([picture.pixels.shape[:3] for picture in kept], np.int64).reshape(-1, 3),
-        np.array([picture.short_side for picture in kept], np.int64),
-        np.array([picture.cut for picture in kept], np.bool_),
+        np.array(shapes, np.int64).reshape(-1, 3),
+        np.array(short_sides, np.int64),
+        np.array(cut, np.bool_),
         bad,
-        dict(sorted(Counter(picture.mode for picture in kept).items())),
+        dict(sorted(modes.items())),
     )
 
 

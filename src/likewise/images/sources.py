@@ -11,10 +11,10 @@ import struct
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 from jaxtyping import Int, UInt8
@@ -158,7 +158,7 @@ def _folder(root: Path, name: str) -> Files:
     found = sorted(_walk(root, ""))
     if not found:
         raise DataError(f"{root}: holds no images; expected files that end in {' '.join(sorted(suffixes()))}")
-    return _files([root / path for path in found], found, name)
+    return _files(root, found, name)
 
 
 def _walk(folder: Path, prefix: str) -> Iterator[str]:
@@ -176,16 +176,29 @@ def _walk(folder: Path, prefix: str) -> Iterator[str]:
             yield prefix + entry.name  # a broken link is listed, to be quarantined and not overlooked
 
 
-def _files(files: list[Path], paths: list[str], name: str, labels: list[str] | None = None) -> Files:
-    stamps = []
-    for file in files:
-        try:
-            stat = file.stat()
-            stamps.append((os.fsencode(file.absolute()), stat.st_size, stat.st_mtime_ns))
-        except OSError:
-            stamps.append((os.fsencode(file.absolute()), -1, -1))
-    shown = [_shown(path) for path in paths]
-    return Files(name, shown, lambda i: files[i].read_bytes(), _fingerprint(stamps), labels, files)
+def _files(root: Path, paths: list[str], name: str, labels: list[str] | None = None) -> Files:
+    """Files below a folder. Of a million only the paths are kept: everything else is made when it is needed."""
+    files = _Below(root, paths)
+    shown = [shown if (shown := _shown(path)) != path else path for path in paths]
+    fingerprint = _fingerprint(map(_stamp_or_none, files))
+    return Files(name, shown, lambda i: files[i].read_bytes(), fingerprint, labels, files)
+
+
+class _Below(Sequence[Path]):
+    """Paths below a folder (absolute ones as they are)."""
+
+    def __init__(self, root: Path, paths: list[str]) -> None:
+        self.root, self.paths = root, paths
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    @overload
+    def __getitem__(self, i: int) -> Path: ...
+    @overload
+    def __getitem__(self, i: slice) -> "_Below": ...
+    def __getitem__(self, i: int | slice) -> "Path | _Below":
+        return _Below(self.root, self.paths[i]) if isinstance(i, slice) else self.root / self.paths[i]
 
 
 def _list(path: Path, name: str) -> Files:
@@ -203,7 +216,7 @@ def _list(path: Path, name: str) -> Files:
         paths = [line.strip() for line in lines if line.strip()]
     if not paths:
         raise DataError(f"{path}: lists no images; expected one path a line, or a column `path`")
-    return _files([path.parent / p for p in paths], paths, name, labels)
+    return _files(path.parent, paths, name, labels)
 
 
 def read_csv(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
@@ -331,7 +344,7 @@ def _sequence(data: Sequence[Any], name: str) -> Items | Files:
     if len(data) == 0:
         raise DataError("data: an empty sequence; expected at least one image")
     if all(isinstance(data[i], str | os.PathLike) for i in range(len(data))):
-        return _files([Path(p) for p in data], [os.fspath(p) for p in data], name)
+        return _files(Path(), [os.fspath(p) for p in data], name)
     items: list[Any] = []
     for i in range(len(data)):
         item = data[i]
@@ -362,8 +375,18 @@ def _stamp(file: Path) -> tuple[bytes, int, int]:
     return os.fsencode(file.absolute()), stat.st_size, stat.st_mtime_ns
 
 
-def _fingerprint(stamps: Sequence[tuple]) -> str:
-    return hashlib.blake2b(repr(stamps).encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
+def _stamp_or_none(file: Path) -> tuple[bytes, int, int]:
+    try:
+        return _stamp(file)
+    except OSError:
+        return os.fsencode(file.absolute()), -1, -1
+
+
+def _fingerprint(stamps: Iterable[tuple]) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    for stamp in stamps:
+        digest.update(repr(stamp).encode("utf-8", "surrogateescape") + b"\n")
+    return digest.hexdigest()
 
 
 def _shown(path: str) -> str:

@@ -1,5 +1,6 @@
 """The verb `scan`: what is there, what is broken, and what is there twice, exactly or nearly."""
 
+from array import array
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,7 @@ def scan(
     may be joined through others, so that two of a group can be less alike than that.
     """
     listing = locate(data)
-    codes: list[int] = []
+    codes = array("Q")
     by_pixels = near and near_by is None
     distance = _bits(similarity) if by_pixels else 0
     reading = read_all(
