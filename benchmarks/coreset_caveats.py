@@ -1,14 +1,16 @@
 """Two published selectors whose released code is not what the paper says, and near-duplicates at a million images.
 
-    python benchmarks/coreset_caveats.py [--only sas|bloom|million] [--quick] [--out FILE.json]
+    python benchmarks/coreset_caveats.py [--only sas|bloom|million] [--embeddings TRAIN TEST] [--quick] [--out FILE]
 
 1. SAS: the paper's graph cut against what the released code computes, on the same features and classes.
 2. BloomCoreset: the released filter, ours, and exact top-k on all of the pool and on a random 7 % of it.
 3. SemDeDup, near_groups and near_codes on 10,000 to 1,000,000 synthetic embeddings and codes with planted
    near-duplicates: time, peak memory above the data, and the share of the planted ones that is found.
 
-1 and 2 use CIFAR-10's 50,000 training images under LIKEWISE_DATA: pixels at 16 x 16, centred, on their first 64
-(1) or 512 (2) principal components, scaled to length 1. One thread. Tables on stdout, everything in FILE.json.
+1 and 2 use CIFAR-10's 50,000 training images. With --embeddings, two folders that `likewise embed` made of cifar10 and
+cifar10:test: their features less the mean of the training images', scaled to length 1. Without it, under LIKEWISE_DATA,
+pixels at 16 x 16, centred, on their first 64 (1) or 512 (2) principal components, scaled to length 1. In FILE they
+are kept apart. One thread. Tables on stdout, everything in FILE, as JSON.
 """
 
 import argparse
@@ -31,9 +33,29 @@ from likewise.coresets.codes import near_codes
 from likewise.coresets.near import groups, near_groups, near_pairs
 from likewise.coresets.open_set import _by_rank, _codes, _passes
 from likewise.images import open_images
+from likewise.types import Embeddings
 
 SEED, MEMORY = 0, 2_000_000_000
 EPS, NOISE = 0.01, 0.1  # of SemDeDup, and of what is planted: a cosine near 0.995
+
+
+Labelled = tuple[Tensor, Tensor]  # unit features, and labels
+
+
+def pixels(dim: int) -> tuple[Labelled, Labelled]:
+    """CIFAR-10's training and test images by their pixels."""
+    x, labels, fitted = components("train", dim)
+    return (x, labels), components("test", dim, fitted)[:2]
+
+
+def embedded(folders: list[Path], centre: bool = True) -> tuple[Labelled, Labelled]:
+    """The same by what an encoder says of them."""
+    train, test = (Embeddings.load(folder) for folder in folders)
+    assert train.labels is not None
+    assert test.labels is not None
+    mean = np.asarray(train.x).mean(0) if centre else 0.0
+    x, t = (torch.nn.functional.normalize(torch.from_numpy(table.x - mean)) for table in (train, test))
+    return (x, torch.from_numpy(train.labels)), (t, torch.from_numpy(test.labels))
 
 
 def components(part: str, dim: int, fitted: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor, Any]:
@@ -62,8 +84,8 @@ def cut_value(x: Tensor, labels: Tensor, picks: np.ndarray) -> float:
     return total
 
 
-def sas(quick: bool) -> list[dict[str, Any]]:
-    x, labels, _ = components("train", 64)
+def sas(quick: bool, folders: list[Path] | None) -> list[dict[str, Any]]:
+    x, labels = (embedded(folders) if folders else pixels(64))[0]
     if quick:
         x, labels = x[:5000], labels[:5000]
     rows = []
@@ -101,9 +123,9 @@ def released_filter(n_target: int) -> tuple[int, int]:
     return int(np.ceil(-expected * np.log(0.01) / (2 * np.log(2)) ** 2)), 10
 
 
-def bloom_rows(quick: bool) -> list[dict[str, Any]]:
-    x, labels, fitted = components("train", 512)
-    test, kinds, _ = components("test", 512, fitted)
+def bloom_rows(quick: bool, folders: list[Path] | None) -> list[dict[str, Any]]:
+    (x, labels), (test, kinds) = embedded(folders) if folders else pixels(512)
+    d = x.shape[1]
     if quick:
         x, labels = x[:5000], labels[:5000]
     budget, rows = len(x) // 100, []
@@ -147,7 +169,7 @@ def bloom_rows(quick: bool) -> list[dict[str, Any]]:
             )
 
         started = time.process_time()
-        axes = torch.eye(512, dtype=torch.float64)
+        axes = torch.eye(d, dtype=torch.float64)
         inside, codes = _codes(target.double(), axes).unique(), _codes(x.double(), axes)
         passes = _passes(codes, inside, *released_filter(len(target)))
         released = _by_rank(unit(x), target.double(), passes, min(budget, int(passes.sum()))).indices
@@ -155,12 +177,19 @@ def bloom_rows(quick: bool) -> list[dict[str, Any]]:
             "pass_rate": float(passes.double().mean()),
             "match_rate": float(torch.isin(codes, inside).double().mean()),
         }
-        rows.append(row("released: 512 signs, small filter", released, time.process_time() - started, meta))
+        rows.append(row(f"released: {d} signs, small filter", released, time.process_time() - started, meta))
         for length in (None, 24, 16, 12, 8):
             started = time.process_time()
             found = bloom(x, budget, target=target, code_length=length)
-            label = f"bloom, {'512 signs' if length is None else f'{length} bits'}, 1 %"
+            label = f"bloom, {f'{d} signs' if length is None else f'{length} bits'}, 1 %"
             rows.append(row(label, found.indices, time.process_time() - started, dict(found.meta)))
+        if folders:  # the features as the encoder gives them
+            (plain, _), (others, _) = embedded(folders, centre=False)
+            for length in (None, 16):
+                started = time.process_time()
+                found = bloom(plain[: len(x)], budget, target=others[kinds == kind][:500], code_length=length)
+                label = f"bloom, {f'{d} signs' if length is None else f'{length} bits'}, 1 %, not centred"
+                rows.append(row(label, found.indices, time.process_time() - started, dict(found.meta)))
     return rows
 
 
@@ -231,7 +260,7 @@ def _resident(kind: str) -> float:
     return int(line.split()[1]) / 1024
 
 
-def million(quick: bool) -> list[dict[str, Any]]:
+def million(quick: bool, folders: list[Path] | None) -> list[dict[str, Any]]:
     rows = []
     for what in ("sem-dedup", "near-groups", "near-codes"):
         for n in (10_000, 100_000) if quick else (10_000, 100_000, 1_000_000):
@@ -254,6 +283,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", choices=("sas", "bloom", "million"))
+    parser.add_argument("--embeddings", type=Path, nargs=2, metavar=("TRAIN", "TEST"))
     parser.add_argument("--quick", action="store_true", help="fewer images")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--row", nargs=2, help=argparse.SUPPRESS)
@@ -273,8 +303,9 @@ def main() -> None:
         results = {**json.loads(given.out.read_text()), **results}
     for name, make in (("sas", sas), ("bloom", bloom_rows), ("million", million)):
         if given.only in (None, name):
-            results[name] = make(given.quick)
-            print(f"\n{name}\n\n{table(results[name])}", flush=True)
+            kept = f"{name}, embeddings" if given.embeddings and name != "million" else name
+            results[kept] = make(given.quick, given.embeddings)
+            print(f"\n{kept}\n\n{table(results[kept])}", flush=True)
             if given.out:
                 given.out.write_text(json.dumps(results, indent=2) + "\n")
 

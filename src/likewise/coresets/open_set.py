@@ -113,7 +113,8 @@ def bloom(
     """`top_k` among the pool images whose binary code passes a Bloom filter that holds the codes of the target.
 
     A code is the signs of the image on `code_length` directions drawn by `seed`; None takes the signs of the features
-    themselves, as the paper does, though so long a code is hardly ever shared by two images. The filter has the
+    themselves, as the paper does, though so long a code is hardly ever shared by two images. Signs are told by the
+    features as given: take the mean off those that are hardly ever negative (behind a ReLU) first. The filter has the
     textbook size for the target's distinct codes at `false_positive_rate`. Fewer than `budget` images come back when
     fewer pass.
 
