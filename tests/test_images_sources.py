@@ -4,6 +4,7 @@ import csv
 import io
 import os
 import tarfile
+import tracemalloc
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,7 @@ from PIL import Image
 
 from likewise.errors import DataError, UsageError
 from likewise.images import ImageSet, open_images, scan
+from likewise.images.scan import locate, read_all
 
 RNG = np.random.default_rng(0)
 NAMES = ("b/one.png", "a/deep/er/two.jpg", "a/three.PNG", "c/odd näme, ''.jpeg", "c/five.webp")
@@ -335,3 +337,22 @@ def test_what_is_no_image_gets_one_clear_line(tmp_path: Path) -> None:
     assert "side=2" in message(UsageError, lambda: open_images(root, side=2))
     assert "channels=4" in message(UsageError, lambda: open_images(root, channels=4))
     assert "threads=0" in message(UsageError, lambda: open_images(root, threads=0, cache=tmp_path / "c"))
+
+
+def test_a_path_takes_little_memory(tmp_path: Path) -> None:
+    """What is held of each path, listed and read, is its name and a few numbers (benchmarks/many.py: to a million)."""
+    Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / "one.png")
+    n, folder = 2_000, tmp_path / "many"
+    folder.mkdir()
+    for i in range(n):
+        os.link(tmp_path / "one.png", folder / f"{i:05d}.png")
+    read_all(locate(folder), threads=1)  # what is made once is made now
+    tracemalloc.start()
+    try:
+        listing = locate(folder)
+        reading = read_all(listing, threads=1)
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(reading.positions) == len(listing) == n
+    assert held / n < 250, held / n
