@@ -4,8 +4,9 @@
 
 `x` is (images, dimensions) and taken as it is, `budget` a number of images, `memory` the bytes of work space beyond x,
 `chosen` ids that are picked already. A selector that asks by name is also given `keys` (the images' keys), `target`
-(embeddings of another set), `scores` or `labels` (one per image): with no default it cannot do without. `select` is the
-same for people: any array, "10%", quality included.
+(embeddings of another set), `scores` or `labels` (one per image): with no default it cannot do without; and
+`checkpoint`, where to keep what it has, if it can be taken up again. `select` is the same for people: any array, "10%",
+quality included.
 """
 
 from collections.abc import Callable
