@@ -3,6 +3,7 @@
 import json
 import logging
 import sys
+import textwrap
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
@@ -455,7 +456,8 @@ def _evaluation(result: dict[str, Any]) -> str:
     for name, protocols in named.items():
         for protocol, figures in protocols.items():
             shown = ", ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in figures.items())
-            lines.append(f"{name + ' ' if name else ''}{protocol}: {shown}")
+            line = f"{name + ' ' if name else ''}{protocol}: {shown}"
+            lines.append(textwrap.fill(line, 120, subsequent_indent="  ", break_on_hyphens=False))
     return "\n".join(lines)
 
 
