@@ -43,6 +43,9 @@ def budget():
         supervised={"steps": 3, "batch_size": 8, "encoder": "exemplar-small", "device": "cpu"},
         study={**small, **exemplar.MODERN, "steps": 2},
         study_test=Column("svm", *judged, source="made-up", options={"side": 32}),
+        matching=("small", {**small, **exemplar.MODERN}),
+        matching_side=40,
+        made_from=photographs(16, 96, 5),
         n_tested=6,
         sizes=(4, 12),
         versions=(0,),
@@ -97,32 +100,50 @@ def test_everything_is_done_once_and_written_down(budget, tmp_path, monkeypatch)
     assert (tmp_path / "runs.jsonl").read_text().count("\n") == len(lines)
 
 
-def test_matching_is_asked_for_where_the_pairs_are(tmp_path, monkeypatch):
-    asked = []
+def test_matching_is_asked_for_where_the_pairs_are(budget, tmp_path, monkeypatch):
+    monkeypatch.setenv("LIKEWISE_DATA", str(tmp_path))
+    assert exemplar.matching(tmp_path / "out", budget, 0) == {}
 
-    def match(run, pairs, *, side, trained):
-        asked.append((run.name, pairs.name, side, trained))
-        return {"map": {"sift": {"blur": 0.5, "all": 0.5}, "layer2": {"blur": len(asked) / 10, "all": 0.1}}}
+    asked = []
+    changes = {"oxford": ("viewpoint", "zoom + rotation", "blur"), "made": ("blur", "light")}
+
+    def match(models, pairs, *, side, make_from, out, resume, seed):
+        asked.append((pairs.name, side, make_from, out.name, resume))
+        assert len({weight for model in models.values() for weight in model.parameters()}) == 3 * 9
+        rows = []
+        for name, ap in (
+            ("sift", 0.7),
+            ("rgb", 0.4),
+            ("untrained", 0.3),
+            ("exemplar", 0.5),
+            ("exemplar on blur", 0.48),
+        ):
+            for layer in ("",) if name in ("sift", "rgb") else (" layer1", " layer2"):
+                for change in changes[out.name]:
+                    better = 0.1 * (layer == " layer2") + 0.05 * (name.endswith("blur") and change == "blur")
+                    about = {"scene": f"{out.name}-{change}", "image": "img2", "change": change}
+                    rows.append({**about, "descriptor": f"{name}{layer}", "ap": ap + better})
+        return {"pairs": rows, "skipped": []}
 
     monkeypatch.setattr(exemplar, "match", match)
-    monkeypatch.setenv("LIKEWISE_DATA", str(tmp_path))
-    assert exemplar.matching(tmp_path / "out") == {}
     (tmp_path / "oxford-affine").mkdir()
     monkeypatch.setattr(exemplar, "find_spec", lambda name: name)
-    (tmp_path / "out").mkdir()
-    rows = exemplar.matching(tmp_path / "out")
-    assert asked == [
-        (f"study-{run}", "oxford-affine", 32, known) for run, known in (("usual", 1), ("usual", 0), ("blur", 1))
-    ]
-    assert {name: figures["blur"] for name, figures in rows.items()} == {
-        "sift": 0.5,
-        "exemplar: layer2": 0.1,
-        "untrained: layer2": 0.2,
-        "exemplar, blur: layer2": 0.3,
-    }
-    assert "| exemplar, blur: layer2 | 0.300 | 0.100 |" in exemplar._matched(rows)
-    assert exemplar.matching(tmp_path / "out") == rows
-    assert len(asked) == 3
+    found = exemplar.matching(tmp_path / "out", budget, 0)
+    assert asked == [("oxford-affine", 40, None, "oxford", False), ("pairs", 40, budget.made_from, "made", False)]
+    assert {run.name for run in (tmp_path / "out/runs").iterdir()} == {"small-made-up", "small-made-up-blur"}
+    assert "soften = 2.5" in (tmp_path / "out/runs/small-made-up-blur/resolved.toml").read_text()
+    assert exemplar.matching(tmp_path / "out", budget, 0) == found
+    assert len(asked) == 2
+
+    assert exemplar.best_layer(found["made"]) == "layer2"
+    page = exemplar._matched(found)
+    assert "| exemplar layer2 | 0.600 | 0.600 | 0.600 | 0.600 |" in page
+    assert "| exemplar layer2 less rgb | +0.200 (+0.200 to +0.200) |" in page
+    checks = {check["id"]: check for check in exemplar.claims({"main": {}, "matching": found})}
+    assert checks["match-viewpoint"]["value"] == pytest.approx(0.2)
+    assert checks["blur-gains"]["value"] == pytest.approx(0.03)
+    assert checks["blur-costs"]["value"] == pytest.approx(-0.02)
+    assert not exemplar.check("blur-costs", "", -0.03, ">=", -0.02)["ok"]
 
 
 def test_a_run_that_was_stopped_goes_on(budget, tmp_path):
