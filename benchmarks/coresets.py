@@ -129,6 +129,7 @@ CONTENDERS: dict[str, tuple[Callable[[], Callable[[np.ndarray, int], Picks]], bo
     # takes 20 GB in float64, which two of the peers need, or twice 10 GB in float32, which the third does.
     "random": (random_picks, False, 10**9),
     "likewise facility-location": (lambda: ours("facility-location"), False, 10**9),
+    "likewise facility-location, memory=0.8GB": (lambda: ours("facility-location", memory=800_000_000), False, 10**9),
     "likewise facility-location, swaps=1": (lambda: ours("facility-location", swaps=1), False, 20_000),
     "likewise facility-location, swaps=3": (lambda: ours("facility-location", swaps=3), False, 20_000),
     "apricot facility location, same similarity": (lambda: apricot("half"), True, 20_000),
