@@ -128,6 +128,10 @@ def bloom_rows(quick: bool, folders: list[Path] | None) -> list[dict[str, Any]]:
     d = x.shape[1]
     if quick:
         x, labels = x[:5000], labels[:5000]
+    plain: tuple[Tensor, Tensor] | None = None  # the features as the encoder gives them
+    if folders:
+        (pool, _), (others, _) = embedded(folders, centre=False)
+        plain = pool[: len(x)], others
     budget, rows = len(x) // 100, []
     for kind, name in ((7, "horse"), (8, "ship")):
         target = test[kinds == kind][:500]
@@ -178,18 +182,13 @@ def bloom_rows(quick: bool, folders: list[Path] | None) -> list[dict[str, Any]]:
             "match_rate": float(torch.isin(codes, inside).double().mean()),
         }
         rows.append(row(f"released: {d} signs, small filter", released, time.process_time() - started, meta))
-        for length in (None, 24, 16, 12, 8):
+        codings = [("", x, test, length) for length in (None, 24, 16, 12, 8)]
+        codings += [(", not centred", *plain, length) for length in (None, 16) if plain]
+        for note, pool, others, length in codings:
             started = time.process_time()
-            found = bloom(x, budget, target=target, code_length=length)
-            label = f"bloom, {f'{d} signs' if length is None else f'{length} bits'}, 1 %"
+            found = bloom(pool, budget, target=others[kinds == kind][:500], code_length=length)
+            label = f"bloom, {f'{d} signs' if length is None else f'{length} bits'}, 1 %{note}"
             rows.append(row(label, found.indices, time.process_time() - started, dict(found.meta)))
-        if folders:  # the features as the encoder gives them
-            (plain, _), (others, _) = embedded(folders, centre=False)
-            for length in (None, 16):
-                started = time.process_time()
-                found = bloom(plain[: len(x)], budget, target=others[kinds == kind][:500], code_length=length)
-                label = f"bloom, {f'{d} signs' if length is None else f'{length} bits'}, 1 %, not centred"
-                rows.append(row(label, found.indices, time.process_time() - started, dict(found.meta)))
     return rows
 
 

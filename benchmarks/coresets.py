@@ -22,6 +22,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -210,12 +211,9 @@ def main() -> None:
     if arguments.one:
         one(*arguments.one)
         return
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False).stdout
-    about = {"date": datetime.date.today().isoformat(), "hardware": hardware(), "commit": commit.strip(), "threads": 1}
+    about = {**setting(), "threads": 1}
     print(json.dumps(about), flush=True)
-    rows: list[dict[str, object]] = []
-    if arguments.out and arguments.out.is_file():
-        rows = json.loads(arguments.out.read_text())["rows"]
+    rows = rows_of(arguments.out)
     done = {(row["data"], row["n"], row["contender"]) for row in rows}
     with tempfile.TemporaryDirectory() as folder:
         for n in map(int, arguments.sizes.split(",")):
@@ -253,6 +251,17 @@ def line(row: dict[str, object]) -> str:
         f"{head} {row['cpu_seconds']:8.2f} s {row['peak_mb']:7.0f} MB   "
         f"{row['facility_location']:.5f}  radius {row['radius']:.4f}"
     )
+
+
+def setting() -> dict[str, object]:
+    """When, on what and of which commit the figures are."""
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False).stdout
+    return {"date": datetime.date.today().isoformat(), "hardware": hardware(), "commit": commit.strip()}
+
+
+def rows_of(file: Path | None) -> list[dict[str, Any]]:
+    """What a file of figures holds already."""
+    return json.loads(file.read_text())["rows"] if file and file.is_file() else []
 
 
 def hardware() -> str:

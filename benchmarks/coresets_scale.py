@@ -13,7 +13,6 @@ shows it.
 """
 
 import argparse
-import datetime
 import json
 import os
 import subprocess
@@ -23,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
-from coresets import _peak, hardware, unit
+from coresets import _peak, rows_of, setting, unit
 
 DIMENSIONS, CLUSTERS, COPIES, SHARE = 128, 1000, 100, 100
 ITERATIONS = 3  # of k-means
@@ -105,12 +104,10 @@ def main() -> None:
     if arguments.one:
         one(*arguments.one)
         return
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False).stdout
-    about = {"date": datetime.date.today().isoformat(), "hardware": hardware(), "commit": commit.strip()}
-    about |= {"memory": arguments.memory, "threads": arguments.threads}
+    about = {**setting(), "memory": arguments.memory, "threads": arguments.threads}
     print(json.dumps(about), flush=True)
     kept = arguments.out / "coresets-scale.json" if arguments.out else None
-    rows = json.loads(kept.read_text())["rows"] if kept and kept.is_file() else []
+    rows = rows_of(kept)
     done = {(row["n"], row["method"]) for row in rows}
     environment = {**os.environ, "OMP_NUM_THREADS": arguments.threads, "OMP_WAIT_POLICY": "passive"}
     for n in map(int, arguments.sizes.split(",")):

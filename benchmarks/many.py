@@ -12,7 +12,6 @@ With --out, what a file of that name holds already is not measured again.
 """
 
 import argparse
-import datetime
 import io
 import json
 import os
@@ -27,7 +26,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from coresets import hardware
+from coresets import rows_of, setting
 
 PICTURES, FOLDER, SIDE, WIDTH = 1000, 1000, 32, 8
 
@@ -148,10 +147,7 @@ def main() -> None:
     if given.row:
         print(json.dumps(one(given.row[0], Path(given.row[1]), Path(given.row[2]))))
         return
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
-    rows: list[dict[str, Any]] = []
-    if given.out and given.out.is_file():
-        rows = json.loads(given.out.read_text())["rows"]
+    rows = rows_of(given.out)
     for n in map(int, given.sizes.split(",")):
         if any((row["paths"], row["distinct"]) == (n, given.distinct) for row in rows):
             continue
@@ -166,8 +162,7 @@ def main() -> None:
                 rows.append({"paths": n, "distinct": given.distinct, "what": what, **made})
                 print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
         if given.out:
-            about = {"date": str(datetime.date.today()), "commit": commit, "hardware": hardware()}
-            given.out.write_text(json.dumps({**about, "rows": rows}, indent=2) + "\n")
+            given.out.write_text(json.dumps({**setting(), "rows": rows}, indent=2) + "\n")
     print(table(rows))
 
 

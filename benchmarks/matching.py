@@ -27,7 +27,7 @@ from likewise import progress
 from likewise.draws import Draws
 from likewise.embedding import load_with_config
 from likewise.evaluation.invariance import TRAINED, Curve, curves, figure
-from likewise.evaluation.matching import bootstrap, compare, layers, mean_average_precision, read_pairs, rgb, sift
+from likewise.evaluation.matching import compare, differences, layers, mean_average_precision, read_pairs, rgb, sift
 from likewise.types import Encoder
 
 SIDES = (32, 64, 96)
@@ -64,8 +64,8 @@ def main() -> None:
         made = match(models, work / "pairs", work / "made", MADE_SIDE, photographs)
         found["made pairs"] = {key: value for key, value in made.items() if key != "pairs"}
         found["differences"] = {
-            "oxford": differences(found["oxford"]["pairs"], arguments.name),
-            "made": differences(made["pairs"], arguments.name),
+            "oxford": gains(found["oxford"]["pairs"], arguments.name),
+            "made": gains(made["pairs"], arguments.name),
         }
     found["invariance"], drawn = invariance(models, photographs, 64 if arguments.quick else 128)
     report(found)
@@ -118,17 +118,15 @@ def by_side(
     return means
 
 
-def differences(rows: list[dict[str, Any]], trained: str) -> list[dict[str, Any]]:
-    """Of the trained layers from raw RGB, the same layers untrained, and SIFT, by change, with intervals."""
+def gains(rows: list[dict[str, Any]], trained: str) -> list[dict[str, Any]]:
+    """Of the trained layers over raw RGB, the same layers untrained, and SIFT, by change, with intervals."""
     names = {row["descriptor"] for row in rows}
-    changes = [*dict.fromkeys(row["change"] for row in rows), "all"]
-    found = []
-    for name in sorted(name for name in names if name.startswith(f"{trained} ")):
-        for other in ("rgb", name.replace(trained, "untrained"), "sift"):
-            for change in changes:
-                some = [row for row in rows if change in ("all", row["change"])]
-                found.append({"descriptor": name, "less": other, "change": change, **bootstrap(some, name, other)})
-    return found
+    return [
+        {"descriptor": name, "less": other, "change": change, **figures}
+        for name in sorted(name for name in names if name.startswith(f"{trained} "))
+        for other in ("rgb", name.replace(trained, "untrained"), "sift")
+        for change, figures in differences(rows, name, other).items()
+    ]
 
 
 def invariance(

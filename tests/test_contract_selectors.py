@@ -192,11 +192,11 @@ class Signalled(Checkpoint):
         super().__init__(file, stopping=[])
         self.at, self.times = at, 0
 
-    def keep(self, state, *arguments):
+    def keep(self, **state):
         self.times += 1
         if self.times == self.at:
             self.stopping.append(15)
-        super().keep(state, *arguments)
+        super().keep(**state)
 
 
 def same(one, other):

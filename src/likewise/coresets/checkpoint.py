@@ -7,7 +7,7 @@ calls `keep` wherever it could be taken up again: to the same bits as if it had 
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
+from torch import Tensor
 
 from likewise.coresets.blocks import spans
 from likewise.errors import DataError, Stopped, UsageError
@@ -62,11 +63,12 @@ class Checkpoint:
             raise DataError(f"{self.file}: is damaged; begin anew with --overwrite") from None
         check_same(now, begun, self.file)
 
-    def keep(self, state: Callable[..., Mapping[str, np.ndarray]], *arguments: Any) -> None:
-        """Save what `state` makes of the arguments, if it is time or a signal came. Cheap otherwise."""
+    def keep(self, **state: Tensor | np.ndarray | Sequence[int | float] | int | float) -> None:
+        """Save these (tensors, arrays, lists, numbers), if it is time or a signal came. Cheap otherwise."""
         if not self.stopping and time.monotonic() - self.saved < self.every:
             return
-        arrays = {name: np.asarray(array, order="C") for name, array in state(*arguments).items()}
+        on_host = {name: value.cpu() if isinstance(value, Tensor) else value for name, value in state.items()}
+        arrays = {name: np.asarray(value, order="C") for name, value in on_host.items()}
         self.file.parent.mkdir(parents=True, exist_ok=True)
         write_bytes(self.file, save(arrays, metadata={"asked": self.asked}))
         self.saved = time.monotonic()

@@ -143,7 +143,7 @@ def _by_cells(
             cells.append(_greedy_in(x, own, held, 16 + math.ceil(2 * budget * len(own) / len(x)), budget, memory))
             progress.update(number + 1)
             if checkpoint is not None:
-                checkpoint.keep(_packed, cells)
+                checkpoint.keep(**_packed(cells))
     enough = np.sort(np.concatenate([cell.gains for cell in cells]))[::-1][budget - 1 : budget]
     for number, cell in enumerate(cells):
         while 0 < len(cell.picks) < min(len(cell.ids) - len(cell.held), budget) and (

@@ -122,14 +122,7 @@ class Picks:
         self.free[at] = False
         self.show(len(self.picks))
         if self.checkpoint is not None:
-            self.checkpoint.keep(self._state)
-
-    def _state(self) -> dict[str, np.ndarray]:
-        return {
-            "picks": np.array(self.picks, dtype=np.int64),
-            "rises": np.array(self.rises),
-            "level": np.array(self.level),
-        }
+            self.checkpoint.keep(picks=self.picks, rises=self.rises, level=self.level)
 
     def add_best(self, ids: Ids, low: Gains, high: Gains) -> int:
         """Add the candidate that gains most: of equals the lowest id. The ids are in order; `high` is sharpened."""

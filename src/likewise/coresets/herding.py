@@ -54,14 +54,5 @@ def herding(
             wanted[span] += along[span] - block @ one
         wanted[at] = -torch.inf
         if checkpoint is not None:
-            checkpoint.keep(_state, picks, gains, held, wanted)
+            checkpoint.keep(picks=picks, gains=gains, held=held, wanted=wanted)
     return Selection(np.array(picks, dtype=np.int64), np.array(gains))
-
-
-def _state(picks: list[int], gains: list[float], held: Tensor, wanted: Tensor) -> dict[str, np.ndarray]:
-    return {
-        "picks": np.array(picks),
-        "gains": np.array(gains),
-        "held": held.cpu().numpy(),
-        "wanted": wanted.cpu().numpy(),
-    }

@@ -78,7 +78,7 @@ def k_center(
             reach.add(at)
             progress.update(len(reach.ids) - len(chosen))
             if checkpoint is not None:
-                checkpoint.keep(reach.state)
+                checkpoint.keep(ids=reach.ids, near=reach.near, n_seen=reach.n_seen)
     return Selection(np.array(reach.ids[len(chosen) :], dtype=np.int64), reach.gains(len(chosen)).cpu().numpy())
 
 
@@ -105,11 +105,8 @@ class _Reach:
         self.pick_squares[len(self.ids)] = self.squares[at]
         self.ids.append(at)
 
-    def state(self) -> dict[str, np.ndarray]:
-        """What need not be found again. The pool is made anew: it changes no pick."""
-        return {"ids": np.array(self.ids), "near": self.near.cpu().numpy(), "n_seen": np.array(self.n_seen)}
-
     def go_on(self, state: dict[str, np.ndarray]) -> None:
+        """Take up what need not be found again. The pool is made anew: it changes no pick."""
         for at in state["ids"][len(self.ids) :].tolist():
             self.add(at)
         self.near, self.n_seen = torch.from_numpy(state["near"]).to(self.near.device), int(state["n_seen"])

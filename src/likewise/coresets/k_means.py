@@ -70,19 +70,14 @@ def k_means(
             progress.update(iteration + 1)
             settled = torch.equal(before, cell)
             if checkpoint is not None:
-                checkpoint.keep(_state, centres, cell, iteration + 1, settled)
+                # The centres are those that the images of each cell were nearest to.
+                checkpoint.keep(centres=centres, cell=cell, iteration=iteration + 1, settled=settled)
 
     weights = torch.bincount(cell, minlength=len(centres)).cpu().numpy()[fixed:]
     distance = _distance(rows, centres, cell)
     prototypes = _nearest_members(cell.cpu().numpy(), distance.cpu().numpy(), len(centres))[fixed:]
     by_size = np.lexsort((prototypes, -weights))
     return Selection(prototypes[by_size], weights[by_size] / n, weights[by_size].astype(np.float64))
-
-
-def _state(centres: Tensor, cell: Tensor, iteration: int, settled: bool) -> dict[str, np.ndarray]:
-    """After so many iterations. The centres are those that the images of each cell were nearest to."""
-    whole = {"centres": centres.cpu().numpy(), "cell": cell.cpu().numpy()}
-    return {**whole, "iteration": np.array(iteration), "settled": np.array(settled)}
 
 
 def _nearest_members(cell: np.ndarray, distance: np.ndarray, n_cells: int) -> np.ndarray:

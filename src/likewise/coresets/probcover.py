@@ -81,17 +81,8 @@ def probcover(
         uncovered[new] = False
         counts -= _counts(rows, new, reach)
         if checkpoint is not None:
-            checkpoint.keep(_state, picks, gains, uncovered, counts)
+            checkpoint.keep(picks=picks, gains=gains, uncovered=uncovered, counts=counts)
     return Selection(np.array(picks, dtype=np.int64), np.array(gains, dtype=np.float64), meta={"radius": radius})
-
-
-def _state(picks: list[int], gains: list[int], uncovered: Tensor, counts: Tensor) -> dict[str, np.ndarray]:
-    return {
-        "picks": np.array(picks),
-        "gains": np.array(gains),
-        "uncovered": uncovered.cpu().numpy(),
-        "counts": counts.cpu().numpy(),
-    }
 
 
 def _ball(rows: Rows, at: int, reach: float) -> Int[Tensor, " m"]:

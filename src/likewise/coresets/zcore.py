@@ -109,12 +109,8 @@ def coverage(
                 _share(along, across, order, centres, min(n_redundant, n - 1), scores)
         total[order] += scores
         if checkpoint is not None:
-            checkpoint.keep(_state, total, place)
+            checkpoint.keep(total=total, done=place)
     return total
-
-
-def _state(total: np.ndarray, done: int) -> dict[str, np.ndarray]:
-    return {"total": total, "done": np.array(done)}
 
 
 def looks(d: int, n_looks: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:

@@ -22,7 +22,7 @@ from likewise.embedding import features, load
 from likewise.encoders import Pixels, normaliser
 from likewise.errors import UsageError
 from likewise.evaluation import PROBES
-from likewise.evaluation.matching import bootstrap, mean_average_precision
+from likewise.evaluation.matching import differences, mean_average_precision
 from likewise.evaluation.svm import balanced, judge
 from likewise.files import read_json, write_text
 from likewise.images import ImageSet, open_images, patches
@@ -352,18 +352,18 @@ def matching(out: Path, budget: Budget, seed: int) -> dict[str, list[dict[str, A
     plain = trained(out, f"{net}-{source}", data, seed, settings)
     blurred = trained(out, f"{net}-{source}-blur", data, seed, {**settings, "soften": BLUR})
     models = {"untrained": load(plain, trained=False), "exemplar": load(plain), "exemplar on blur": load(blurred)}
-    rows = {}
-    for where, pairs, make_from in (("oxford", real, None), ("made", out / "pairs", budget.made_from)):
 
-        def measure(where: str = where, pairs: Path = pairs, make_from: Any = make_from) -> dict[str, Any]:
-            log = out / "match" / where
-            begun = (log / "settings.json").is_file()
-            asked = {"side": budget.matching_side, "make_from": make_from, "out": log, "resume": begun, "seed": seed}
-            found = match(models, pairs, **asked)
-            return {"pairs": found["pairs"], "skipped": found["skipped"]}
+    def measure(pairs: Path, make_from: Any, log: Path) -> dict[str, Any]:
+        begun = (log / "settings.json").is_file()
+        asked = {"side": budget.matching_side, "make_from": make_from, "out": log, "resume": begun, "seed": seed}
+        found = match(models, pairs, **asked)
+        return {"pairs": found["pairs"], "skipped": found["skipped"]}
 
-        rows[where] = kept(out, f"match-{where}", measure)["pairs"]
-    return rows
+    asked = {"oxford": (real, None), "made": (out / "pairs", budget.made_from)}
+    return {
+        where: kept(out, f"match-{where}", partial(measure, *what, out / "match" / where))["pairs"]
+        for where, what in asked.items()
+    }
 
 
 def best_layer(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -408,21 +408,16 @@ def claims(results: Mapping[str, Any]) -> list[dict[str, Any]]:
     if results.get("matching"):
         real, made = results["matching"]["oxford"], results["matching"]["made"]
         layer = best_layer(made)  # not chosen on the pairs that it is judged on
+        above = differences(real, f"exemplar {layer}", "rgb")
         for change in ("viewpoint", "zoom + rotation", "blur"):
-            less = differences(real, f"exemplar {layer}", "rgb")[change]["mean"]
-            checks.append(check(f"match-{change}", f"{change}: mAP of {layer} less that of raw RGB", less, ">", 0))
+            what = f"{change}: mAP of {layer} less that of raw RGB"
+            checks.append(check(f"match-{change}", what, above[change]["mean"], ">", 0))
         gains = differences([*real, *made], f"exemplar on blur {layer}", f"exemplar {layer}")
         checks.append(check("blur-gains", "training on blur: mAP gained on blur", gains["blur"]["mean"], ">", 0))
         worst = min((gains[change]["mean"], change) for change in gains if change not in ("blur", "all"))
         what = f"training on blur: mAP gained elsewhere at worst ({worst[1]})"
         checks.append(check("blur-costs", what, worst[0], ">=", -0.02))
     return checks
-
-
-def differences(rows: Sequence[Mapping[str, Any]], mine: str, other: str) -> dict[str, dict[str, float]]:
-    """By kind of change the mean difference of average precision, with an interval from scenes and pairs redrawn."""
-    changes = [*dict.fromkeys(row["change"] for row in rows), "all"]
-    return {c: bootstrap([row for row in rows if c in ("all", row["change"])], mine, other) for c in changes}
 
 
 # The figures and the page

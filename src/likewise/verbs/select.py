@@ -61,12 +61,13 @@ def choose(
     import resource
 
     x, paths, where = _features(Path(source), data)
+    options = _typed(options or {})
     if dry_run:
-        return _cost(x, method, budget, memory, _typed(options or {}))
+        return _cost(x, method, budget, memory, options)
     named = {"target": target, "scores": scores, "labels": labels}
     if resume and (out / "selection.json").is_file() and not (out / STATE).is_file():
         asked = {"method": method, "budget": parse_budget(budget, len(x)), "seed": seed, "embeddings": str(source)}
-        asked |= {"options": {"metric": "cosine", **_typed(options or {})}}
+        asked |= {"options": {"metric": "cosine", **options}}
         asked |= {argument: None if value is None else str(value) for argument, value in named.items()}
         return _answer(out, _finished(out, asked), budget)
     if (out / STATE).is_file() and not (resume or overwrite):
@@ -86,7 +87,6 @@ def choose(
     if out.exists():  # refused before the work, not after it
         new_folder(out, () if resume else (STATE,), overwrite=overwrite or resume)
     with _checkpoint(method, out / STATE) as checkpoint:
-        options = _typed(options or {})
         selection = select(x, method, budget, seed=seed, memory=memory, checkpoint=checkpoint, **given, **options)
     peak = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
     folder = new_folder(out, SELECTION_FILES, overwrite=True)

@@ -10,7 +10,7 @@ synthetic.py (pairs made from any images).
 from likewise.evaluation.matching.compare import Compared, compare
 from likewise.evaluation.matching.descriptors import Describe, layers, rgb, sift
 from likewise.evaluation.matching.pairs import Pair, read_pairs
-from likewise.evaluation.matching.score import average_precision, bootstrap, mean_average_precision
+from likewise.evaluation.matching.score import average_precision, bootstrap, differences, mean_average_precision
 from likewise.evaluation.matching.synthetic import write_pairs
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "average_precision",
     "bootstrap",
     "compare",
+    "differences",
     "layers",
     "mean_average_precision",
     "read_pairs",

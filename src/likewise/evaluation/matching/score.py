@@ -128,5 +128,11 @@ def bootstrap(
     }
 
 
+def differences(rows: Sequence[Row], descriptor: str, other: str) -> dict[str, dict[str, float]]:
+    """By kind of change, and for "all": by how much `descriptor` does better than `other`, as `bootstrap` has it."""
+    changes = [*dict.fromkeys(row["change"] for row in rows), "all"]
+    return {c: bootstrap([row for row in rows if c in ("all", row["change"])], descriptor, other) for c in changes}
+
+
 def _by_pair(rows: Sequence[Row], descriptor: str) -> dict[tuple[str, str], float]:
     return {(row["scene"], row["image"]): float(row["ap"]) for row in rows if row["descriptor"] == descriptor}
