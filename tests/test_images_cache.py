@@ -226,22 +226,25 @@ def test_prefetching_reads_ahead_but_not_far(folder: Path, tmp_path: Path) -> No
     feed.close()
 
 
-def prefetching_threads() -> int:
-    return sum(thread.name.startswith("likewise-prefetch") for thread in threading.enumerate())
+def prefetching() -> set[threading.Thread]:
+    return {thread for thread in threading.enumerate() if thread.name.startswith("likewise-prefetch")}
 
 
 def test_failures_surface_when_due_and_threads_end(folder: Path, tmp_path: Path) -> None:
-    images = open_images(folder, cache=tmp_path / "c")
+    images, others = open_images(folder, cache=tmp_path / "c"), prefetching()
     feed = prefetch(images, [[0], [N + 5], [1]], threads=2)
     assert next(feed)[0] == [0]
-    assert prefetching_threads() > 0
+    mine = prefetching() - others
+    assert mine
     with pytest.raises(IndexError):
         next(feed)
-    assert prefetching_threads() == 0
+    assert not mine & prefetching()
     feed = prefetch(images, [[0], [1], [2], [3]], threads=3)
     next(feed)
+    mine = prefetching() - others
+    assert mine
     feed.close()
-    assert prefetching_threads() == 0
+    assert not mine & prefetching()
 
 
 def test_a_zip_is_read_by_offset_and_never_extracted(tmp_path: Path) -> None:

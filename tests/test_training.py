@@ -248,8 +248,11 @@ def test_a_term_that_is_not_finite_stops_before_the_update(tmp_path: Path, monke
         check(result, paths)
 
     monkeypatch.setattr(loop, "check_finite", spy)
+    others = set(threading.enumerate())
     with pytest.raises(TrainingError, match="'poison' is nan on images") as caught:
         pretrain(images(), out=tmp_path / "run", **settings("simclr"))
+    left = {thread.name for thread in set(threading.enumerate()) - others}
+    assert not any(name.startswith("likewise-prefetch") for name in left)  # though `caught` holds the loop's frames
     assert caught.value.code == 4
     assert hashes[-1].split(",")[0] in str(caught.value)
     assert len(seen) == 3

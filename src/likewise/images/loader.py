@@ -1,7 +1,7 @@
 """Batches read ahead of the step."""
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
@@ -11,11 +11,13 @@ from likewise.types import Source
 T = TypeVar("T", bound=Ids)
 
 
-def prefetch(images: ImageSet, batches: Iterable[T], *, threads: int = 2, ahead: int = 2) -> Iterator[tuple[T, Source]]:
+def prefetch(
+    images: ImageSet, batches: Iterable[T], *, threads: int = 2, ahead: int = 2
+) -> Generator[tuple[T, Source], None, None]:
     """(ids, images.source(ids)) for each batch of ids, in order, read by threads `ahead` of whoever asks.
 
     The number of threads changes nothing but the speed. What fails while reading is raised when its batch is due; the
-    threads end with the generator.
+    threads end with the generator, so close one that is left early.
     """
     waiting: deque[tuple[T, Future[Source]]] = deque()
     with ThreadPoolExecutor(max(1, threads), thread_name_prefix="likewise-prefetch") as pool:

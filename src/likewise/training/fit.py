@@ -6,7 +6,7 @@ import math
 import re
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -81,46 +81,47 @@ def fit(method: Method, images: ImageSet, config: TrainConfig, run: Path, *, res
                 method.begin_epoch(place["epoch"], draws.to(device))
             batches = _batches(method.order(place["epoch"], draws).cpu(), config.batch_size)
             mine = [share for rows in batches[place["position"] :] if len(share := _share(rows)) > 0]
-            feed = prefetch(images, [rows.flatten().numpy() for rows in mine], threads=config.threads)
-            arrival = time.perf_counter()
-            for rows, (_, source) in zip(mine, feed, strict=True):
-                step = place["step"]
-                batch = make_batch(method, images, rows, source, step / steps, config, place["epoch"], step)
-                ready = time.perf_counter()
-                terms, shown, score = train_step(method, optimizer, batch, config, step, steps, images)
-                method.after_step((step + 1) / steps)
-
-                n_seen += len(batch.draws.keys) * world()
-                data_seconds += ready - arrival
-                if score is not None and len(score) == len(batch.ids.flatten()):
-                    scores[0].index_add_(0, rows.flatten(), score.float().cpu())
-                    scores[1].index_add_(0, rows.flatten(), torch.ones(rows.numel()))
-                place["step"], place["position"] = step + 1, place["position"] + 1
-                value = sum(terms.values())
-                last = place["step"] == steps
-                epoch = place["epoch"] + place["position"] / len(batches)
-                classified = last or any(epoch - 1 / len(batches) < listed <= epoch for listed in config.knn_epochs)
-                watched = step % config.monitor_every == config.monitor_every - 1 or classified
-                if (step % log_every == 0 or watched) and is_main():
-                    seconds = time.perf_counter() - started
-                    line: dict[str, Any] = {"step": step, "epoch": epoch}
-                    line |= {"loss": value, "terms": terms, "shown": shown, "lr": learning_rate(config, step, steps)}
-                    if watched:
-                        feature_ranks = feature_rank(method.encoder, images, size, device)
-                        line["rank"] = feature_ranks
-                        if images.labels is not None and classified:
-                            line["knn"] = knn_accuracy(method.encoder, images, size, device)
-                    line["images_per_second"] = n_seen / seconds
-                    lines.write(json.dumps(line) + "\n")
-                parts = ", ".join(f"{name} {part:.3g}" for name, part in terms.items())
-                note = f"loss {value:.4g}" + (f" ({parts})" if len(terms) > 1 else "")
-                note += f"  {n_seen / (time.perf_counter() - started):,.0f} images/s"
-                progress.update(place["step"], note + (f"  rank {feature_ranks:.1f}" if feature_ranks > 0 else ""))
-                if last or stopping:
-                    break
-                if save_due(place["step"]):
-                    save()
+            ids = [rows.flatten().numpy() for rows in mine]
+            with closing(prefetch(images, ids, threads=config.threads)) as feed:
                 arrival = time.perf_counter()
+                for rows, (_, source) in zip(mine, feed, strict=True):
+                    step = place["step"]
+                    batch = make_batch(method, images, rows, source, step / steps, config, place["epoch"], step)
+                    ready = time.perf_counter()
+                    terms, shown, score = train_step(method, optimizer, batch, config, step, steps, images)
+                    method.after_step((step + 1) / steps)
+
+                    n_seen += len(batch.draws.keys) * world()
+                    data_seconds += ready - arrival
+                    if score is not None and len(score) == len(batch.ids.flatten()):
+                        scores[0].index_add_(0, rows.flatten(), score.float().cpu())
+                        scores[1].index_add_(0, rows.flatten(), torch.ones(rows.numel()))
+                    place["step"], place["position"] = step + 1, place["position"] + 1
+                    value = sum(terms.values())
+                    last = place["step"] == steps
+                    epoch = place["epoch"] + place["position"] / len(batches)
+                    classified = last or any(epoch - 1 / len(batches) < listed <= epoch for listed in config.knn_epochs)
+                    watched = step % config.monitor_every == config.monitor_every - 1 or classified
+                    if (step % log_every == 0 or watched) and is_main():
+                        seconds = time.perf_counter() - started
+                        line: dict[str, Any] = {"step": step, "epoch": epoch, "loss": value, "terms": terms}
+                        line |= {"shown": shown, "lr": learning_rate(config, step, steps)}
+                        if watched:
+                            feature_ranks = feature_rank(method.encoder, images, size, device)
+                            line["rank"] = feature_ranks
+                            if images.labels is not None and classified:
+                                line["knn"] = knn_accuracy(method.encoder, images, size, device)
+                        line["images_per_second"] = n_seen / seconds
+                        lines.write(json.dumps(line) + "\n")
+                    parts = ", ".join(f"{name} {part:.3g}" for name, part in terms.items())
+                    note = f"loss {value:.4g}" + (f" ({parts})" if len(terms) > 1 else "")
+                    note += f"  {n_seen / (time.perf_counter() - started):,.0f} images/s"
+                    progress.update(place["step"], note + (f"  rank {feature_ranks:.1f}" if feature_ranks > 0 else ""))
+                    if last or stopping:
+                        break
+                    if save_due(place["step"]):
+                        save()
+                    arrival = time.perf_counter()
             if place["position"] >= len(batches):
                 place |= {"epoch": place["epoch"] + 1, "position": 0}
             if stopping and place["step"] < steps:
