@@ -11,6 +11,7 @@ from likewise.methods import METHODS
 from likewise.papers import methods
 from likewise.papers.methods import BATCH, Table, margin, page, proofs, read
 from likewise.verbs.reproduce import reproduce
+from likewise.verbs.settings import make_plan
 
 SMALL = Table("digits", 8, 2 * BATCH, {"encoder": "convnet", "width": 8}, 300)
 
@@ -44,6 +45,32 @@ def test_runs_are_made_once_and_written_as_lines(tmp_path: Path, monkeypatch: py
     text = (out / "README.md").read_text()
     assert "Run and not proven" in text
     assert "digits at 8 pixels" in text
+
+
+def test_the_table_for_a_gpu_at_small_scale(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its own settings but for the images, the batch and the width: trained in part, followed by k-NN, resumed."""
+    full = methods.TABLES["cifar10-resnet18"]
+    settings = {**full.settings, "width": 8, "device": "cpu", "knn_epochs": (0.05, 1.0)}
+    small = full._replace(data="digits", size=8, seen=3 * 64, settings=settings, n_probed=300, batch=64)
+    monkeypatch.setattr(methods, "TABLES", {"cifar10-resnet18": small})
+    monkeypatch.setitem(methods.VIEWS, "digits", methods.VIEWS["cifar10"])
+    reproduce("methods", tmp_path, options={"table": "cifar10-resnet18", "only": "untrained,simclr", "seeds": 1})
+    untrained, found = read(tmp_path)
+    assert [epoch for epoch, _ in found["curve"]] == [pytest.approx(1 / 20, abs=0.05), pytest.approx(3 / 20, abs=0.05)]
+    assert all(0 < accuracy < 1 for _, accuracy in found["curve"])
+    assert found["seen"] == 192
+    assert 0 < found["knn_200"] < 1
+    assert "curve" not in untrained
+    assert "in batches of 64" in (tmp_path / "README.md").read_text()
+
+
+@pytest.mark.parametrize("name", list(methods.TABLES))
+def test_every_method_takes_its_tables_settings(name: str) -> None:
+    table = methods.TABLES[name]
+    for method in (method for method in METHODS if table.takes(method)):
+        views = methods.VIEWS[table.data].get(METHODS[method].default_views, {})
+        plan = make_plan({"method": method, "steps": table.seen // table.batch, **table.settings, **views}, table.size)
+        assert plan.flat()["encoder"] == table.settings["encoder"]
 
 
 def test_a_margin_is_in_standard_errors_of_the_difference() -> None:
