@@ -67,6 +67,7 @@ def test_everything_is_done_once_and_written_down(budget, tmp_path, monkeypatch)
     assert main["rest"]["pixels"]["dim"] == 3 * 32 * 32
     studies = results["studies"]
     assert {name: list(runs) for name, runs in studies.items()} == {
+        "training": ["before", "after"],
         "classes": ["4", "12"],
         "versions": ["afresh"],
         "without": ["nothing", *few],
@@ -77,11 +78,13 @@ def test_everything_is_done_once_and_written_down(budget, tmp_path, monkeypatch)
     assert studies["classes"]["12"] == studies["versions"]["afresh"] == studies["without"]["nothing"]
     assert studies["classes"]["4"]["test"] == 6
     ids = [check["id"] for check in results["checks"]]
-    assert {"cifar10-400", "cifar10-400-small-pixels", "invariance-rotation", "invariance-hue"} <= set(ids)
+    assert {"cifar10-400", "cifar10-400-small-pixels", "invariance-rotation", "left-out-hue"} <= set(ids)
+    assert studies["training"]["before"]["moves_rotation"] != studies["training"]["after"]["moves_rotation"]
     page = (tmp_path / "README.md").read_text()
     for heading in ("## Accuracy", "## The number of classes", "## Invariance falls", "## Where this differs"):
         assert heading in page
     assert "| cifar10-400 | small |" in page
+    assert "| moved by hue | before training | after | change |" in page
     assert "| 69.7 |" in page
     for name in ("filters", "classes", "accuracy", "studies"):
         with Image.open(tmp_path / "figures" / f"{name}.png") as picture:

@@ -58,9 +58,13 @@ def bars(path: Path, main: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Non
 
 
 def trends(path: Path, studies: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> None:
-    """Accuracy against N and K, and what leaving out or adding does."""
-    figure = Figure((4 * len(studies), 3.4), layout="constrained")
-    for axes, (name, runs) in zip(np.atleast_1d(figure.subplots(1, len(studies))), studies.items(), strict=True):
+    """Accuracy against N and K, and what leaving out or adding does: four panels a row."""
+    down, across = -(-len(studies) // 4), min(4, len(studies))
+    figure = Figure((4 * across, 3.2 * down), layout="constrained")
+    panels = figure.subplots(down, across, squeeze=False).flatten()
+    for axes in panels[len(studies) :]:
+        axes.set_axis_off()
+    for axes, (name, runs) in zip(panels, studies.items(), strict=False):
         values = [100 * run["accuracy"] for run in runs.values()]
         spread = [100 * run["spread"] for run in runs.values()]
         if name in ("classes", "versions"):
