@@ -51,7 +51,9 @@ Size = Annotated[int | None, typer.Option(help="Side of the images in pixels.")]
 def pretrain(
     data: Data,
     out: Annotated[Path, typer.Option(help="The run folder.")],
-    method: Annotated[str | None, typer.Option(help="See `likewise list methods`.")] = None,
+    method: Annotated[
+        str | None, typer.Option(help="See `likewise list methods`; simclr unless a recipe says.")
+    ] = None,
     encoder: Annotated[str | None, typer.Option(help="See `likewise list encoders`, or package.module:Class.")] = None,
     epochs: Annotated[float | None, typer.Option()] = None,
     steps: Annotated[int | None, typer.Option()] = None,

@@ -33,7 +33,7 @@ from likewise.training.monitor import save_pictures
 from likewise.types import Embeddings, Encoder, TrainConfig
 from likewise.verbs.ids import read_ids
 from likewise.verbs.relation import make_relation
-from likewise.verbs.settings import Plan, make_plan, plain, read_recipe
+from likewise.verbs.settings import DEFAULT, Plan, make_plan, plain, read_recipe
 from likewise.views import RECIPES
 
 RUN_FILES = (
@@ -293,7 +293,7 @@ def _open(
 def _n_patches(patches: int | None, settings: dict[str, Any]) -> int:
     if patches is not None and patches < 0:
         raise UsageError(f"patches={patches}: expected 0 (the images themselves) or more")
-    return find(settings.get("method", "simclr")).patches if patches is None else patches
+    return find(settings.get("method", DEFAULT)).patches if patches is None else patches
 
 
 def _default_size(images: ImageSet) -> int:

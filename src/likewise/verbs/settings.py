@@ -21,6 +21,7 @@ from likewise.types import Encoder, TrainConfig, did_you_mean, pick
 from likewise.views import RECIPES
 
 BUDGET = ("epochs", "steps", "minutes")
+DEFAULT = "simclr"  # the method unless another is asked for; docs/results/methods-cpu says from which rows it follows
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class Plan:
 def make_plan(settings: Mapping[str, Any], default_size: int) -> Plan:
     """Settle what was asked. Raises UsageError for an unknown key (naming the nearest) or a value of another type."""
     asked = {key: value for key, value in settings.items() if value is not None}
-    method = asked.pop("method", "simclr")
+    method = asked.pop("method", DEFAULT)
     made = find(method)
     encoder = asked.pop("encoder", None) or ("vit-nano" if "a ViT encoder" in made.needs else "convnet")
     views = asked.pop("views", made.default_views)
