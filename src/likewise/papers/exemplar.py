@@ -121,7 +121,7 @@ def _cpu() -> Budget:
         },
         labels=400,
         supervised={"epochs": 25, "batch_size": 128, "optimizer": "muon", "lr": 0.02, "encoder": "exemplar-small"},
-        study={**main, "steps": 300},
+        study={**main, "steps": 1_000},
         study_test=Column("cifar10-400", *cifar, source="imagenette96", options={"n_draws": 3}),
         matching=("small", main),
         matching_side=64,
