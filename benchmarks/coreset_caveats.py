@@ -14,9 +14,7 @@ are kept apart. One thread. Tables on stdout, everything in FILE, as JSON.
 """
 
 import argparse
-import datetime
 import json
-import platform
 import subprocess
 import sys
 import time
@@ -34,6 +32,7 @@ from likewise.coresets.near import groups, near_groups, near_pairs
 from likewise.coresets.open_set import _by_rank, _codes, _passes
 from likewise.images import open_images
 from likewise.types import Embeddings
+from setting import setting
 
 SEED, MEMORY = 0, 2_000_000_000
 EPS, NOISE = 0.01, 0.1  # of SemDeDup, and of what is planted: a cosine near 0.995
@@ -291,13 +290,7 @@ def main() -> None:
     if given.row:
         print(json.dumps(measured(given.row[0], int(given.row[1]))))
         return
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
-    results: dict[str, Any] = {
-        "date": str(datetime.date.today()),
-        "commit": commit,
-        "seed": SEED,
-        "machine": f"{platform.machine()}, one thread, torch {torch.__version__}",
-    }
+    results: dict[str, Any] = {**setting(), "threads": 1, "seed": SEED}
     if given.out and given.out.is_file():
         results = {**json.loads(given.out.read_text()), **results}
     for name, make in (("sas", sas), ("bloom", bloom_rows), ("million", million)):

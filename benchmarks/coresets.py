@@ -13,10 +13,8 @@ With --out, what a file of that name holds already is not run again.
 """
 
 import argparse
-import datetime
 import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
@@ -25,6 +23,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from setting import setting
 
 DIMENSIONS, CLUSTERS, SHARE = 128, 100, 10
 LIMIT = 16 << 30  # bytes of address space
@@ -253,23 +253,9 @@ def line(row: dict[str, object]) -> str:
     )
 
 
-def setting() -> dict[str, object]:
-    """When, on what and of which commit the figures are."""
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False).stdout
-    return {"date": datetime.date.today().isoformat(), "hardware": hardware(), "commit": commit.strip()}
-
-
 def rows_of(file: Path | None) -> list[dict[str, Any]]:
     """What a file of figures holds already."""
     return json.loads(file.read_text())["rows"] if file and file.is_file() else []
-
-
-def hardware() -> str:
-    model = platform.processor() or platform.machine()
-    if (info := Path("/proc/cpuinfo")).is_file():
-        names = [text.split(":")[1].strip() for text in info.read_text().split("\n") if text.startswith("model name")]
-        model = names[0] if names else model
-    return f"{model}, {os.cpu_count()} cores"
 
 
 if __name__ == "__main__":

@@ -22,7 +22,8 @@ from pathlib import Path
 
 import numpy as np
 
-from coresets import _peak, rows_of, setting, unit
+from coresets import _peak, rows_of, unit
+from setting import setting
 
 DIMENSIONS, CLUSTERS, COPIES, SHARE = 128, 1000, 100, 100
 ITERATIONS = 3  # of k-means

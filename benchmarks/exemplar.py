@@ -8,12 +8,13 @@ with views; the same step on one batch made beforehand. `data_share` is 1 - (rat
 
 import argparse
 import json
-import platform
 import resource
 import subprocess
 import sys
 import time
 from pathlib import Path
+
+from setting import setting
 
 N, BATCH = 32_000, 128
 
@@ -30,11 +31,7 @@ def main() -> None:
         print(json.dumps(measure(options.data, int(n), encoder, 1.0 if options.quick else 8.0)))
         return
     found = {
-        "date": time.strftime("%Y-%m-%d"),
-        "commit": subprocess.run(
-            ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True
-        ).stdout.strip(),
-        "machine": f"{platform.machine()}, {processor()}",
+        **setting(),
         "batch": f"{BATCH} seeds, 2 views each",
         "runs": [],
     }
@@ -118,14 +115,6 @@ def rate(do, seconds: float) -> float:
 
 def peak() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform != "darwin" else 1024**2)
-
-
-def processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.processor())
 
 
 if __name__ == "__main__":

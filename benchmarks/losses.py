@@ -11,10 +11,8 @@ gradients are compared too: a fast loss that is another loss is worth nothing.
 """
 
 import argparse
-import datetime
 import json
 import os
-import platform
 import resource
 import statistics
 import subprocess
@@ -28,6 +26,8 @@ from unittest.mock import MagicMock
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from setting import setting
 
 N, DIM, TEMPERATURE, TURNS = 2048, 128, 0.1, 7
 
@@ -95,7 +95,7 @@ def main() -> None:
         print(json.dumps(measure(asked.one[0], int(asked.one[1]), asked.lightly)))
         return
     rows: list[dict[str, Any]] = []
-    about = {"date": f"{datetime.date.today()}", "torch": torch.__version__, "machine": platform.machine()}
+    about = setting()
     peers = [("likewise", N), ("plain PyTorch", N), *([("lightly", N)] if asked.lightly else [])]
     for name, n in [*peers, ("likewise", 128), ("pytorch-metric-learning", 128)]:
         command = [sys.executable, __file__, "--one", name, str(n), "--lightly", asked.lightly]

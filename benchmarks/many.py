@@ -26,7 +26,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from coresets import rows_of, setting
+from coresets import rows_of
+from setting import setting
 
 PICTURES, FOLDER, SIDE, WIDTH = 1000, 1000, 32, 8
 

@@ -9,11 +9,8 @@ the pictures to matching.png and invariance.png; the tables are printed as they 
 """
 
 import argparse
-import datetime
 import json
 import os
-import platform
-import subprocess
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -29,6 +26,7 @@ from likewise.embedding import load_with_config
 from likewise.evaluation.invariance import TRAINED, Curve, curves, figure
 from likewise.evaluation.matching import compare, differences, layers, mean_average_precision, read_pairs, rgb, sift
 from likewise.types import Encoder
+from setting import setting
 
 SIDES = (32, 64, 96)
 SIDE, MADE_SIDE = 64, 32  # the made images have 96 pixels, and small regions
@@ -55,7 +53,7 @@ def main() -> None:
     work = arguments.work or Path(tempfile.mkdtemp())
     work.mkdir(parents=True, exist_ok=True)
     photographs = str(data / "imagenette96/imagenette96.zip/val")
-    found: dict[str, Any] = {"made": about()}
+    found: dict[str, Any] = {"made": setting()}
     if arguments.quick:
         found["sides"] = by_side(data / "oxford-affine", models, ("img4",), (24, 48))
     else:
@@ -76,12 +74,6 @@ def main() -> None:
             bars({title: found[name]["map"] for title, name in titles.items()}, arguments.results / "matching.png")
         if drawn:
             figure(drawn, arguments.results / "invariance.png")
-
-
-def about() -> dict[str, str]:
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
-    hardware = f"{platform.machine()}, {os.cpu_count()} cores, one thread"
-    return {"date": datetime.date.today().isoformat(), "commit": commit, "hardware": hardware}
 
 
 def kept(path: Path, make: Callable[[], Any]) -> Any:

@@ -10,10 +10,8 @@ MNIST if LIKEWISE_DATA holds it, else noise of the same size. Threads: as many a
 """
 
 import argparse
-import datetime
 import json
 import os
-import platform
 import resource
 import subprocess
 import sys
@@ -22,6 +20,8 @@ import time
 from pathlib import Path
 
 import numpy as np
+
+from setting import setting
 
 K = 5
 
@@ -95,16 +95,13 @@ def main() -> None:
         for name, value in total.items():
             farther[name] += value > min(total.values()) * (1 + 1e-12)
     import sklearn
-    import torch
 
     result = {
-        "date": datetime.date.today().isoformat(),
+        **setting(),
         "images": len(x),
         "source": source,
         "k": K,
         "threads": os.environ.get("OMP_NUM_THREADS", "all"),
-        "machine": platform.machine(),
-        "torch": torch.__version__,
         "scikit-learn": sklearn.__version__,
         "sides": rows,
         "rows_that_differ": len(differ),

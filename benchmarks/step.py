@@ -9,12 +9,8 @@ Images are CIFAR-10 if LIKEWISE_DATA holds it, otherwise noise.
 """
 
 import argparse
-import datetime
 import json
-import os
-import platform
 import statistics
-import subprocess
 import time
 from pathlib import Path
 
@@ -29,6 +25,7 @@ from likewise.training.fit import make_batch, settle, train_step
 from likewise.training.optim import make_optimizer
 from likewise.verbs.pretrain import make_method
 from likewise.verbs.settings import make_plan
+from setting import setting
 
 THREADS, TURNS, STEPS, BATCH = 2, 5, 12, 256
 
@@ -84,29 +81,21 @@ def main() -> None:
     torch.set_num_threads(THREADS)
     keep_freed_memory()
     images = images_of(given.side)
-    commit = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True).stdout.strip()
-    cpu = platform.processor() or platform.machine()
-    if Path("/proc/cpuinfo").exists():
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        cpu = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), cpu)
-    setting = {
-        "date": str(datetime.date.today()),
-        "cpu": f"{cpu}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}",
-        "commit": commit or "unknown",
-        "torch": torch.__version__,
+    about = {
+        **setting(),
         "what": f"{given.method} on {given.encoder}, {given.side} px, batch {BATCH}, {THREADS} threads, {images.name}",
     }
     results = {
         precision: measure(images, given.method, given.encoder, given.side, precision, 1 if given.quick else TURNS)
         for precision in ("bf16", "fp32")
     }
-    print(*setting.values(), sep="\n")
+    print(*about.values(), sep="\n")
     print("\n| precision | images/s, fresh | images/s, prepared | data_share |", "| --- | --- | --- | --- |", sep="\n")
     for name, r in results.items():
         print(f"| {name} | {r['fresh']:,.0f} | {r['prepared']:,.0f} | {r['data_share']:.3f} |")
     print(f"\nbf16 / fp32: {results['bf16']['fresh'] / results['fp32']['fresh']:.2f}")
     if given.json:
-        given.json.write_text(json.dumps({**setting, **results}, indent=2) + "\n")
+        given.json.write_text(json.dumps({**about, **results}, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -15,14 +15,12 @@ Images are CIFAR-10 and imagenette96 if LIKEWISE_DATA holds them, otherwise smoo
 """
 
 import argparse
-import datetime
 import io
 import math
 import os
 import platform
 import random
 import statistics
-import subprocess
 import time
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
@@ -41,6 +39,7 @@ from likewise.draws import Draws, mix
 from likewise.memory import keep_freed_memory
 from likewise.types import Source
 from likewise.views import strong
+from setting import setting
 
 BATCH, THREADS, TURNS = 256, 2, 5
 SCALE, RATIO, SIGMA = (0.08, 1.0), (3 / 4, 4 / 3), (0.1, 2.0)
@@ -226,18 +225,12 @@ def compare(side: int, n: int, turns: int) -> None:
         print(f"| {name} | " + " | ".join(f"{figure:.3f}" for figure in figures.values()) + " |")
 
 
-def setting() -> str:
-    cpu = platform.processor() or platform.machine()
-    if Path("/proc/cpuinfo").exists():
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        cpu = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), cpu)
-    here = Path(__file__).parent
-    commit = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=here, capture_output=True, text=True)
-    versions = f"Python {platform.python_version()}, torch {torch.__version__}, kornia {kornia.__version__}"
+def about() -> str:
+    here = setting()
     return (
-        f"{datetime.date.today()}, {cpu}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, "
-        f"{THREADS} threads or workers, OpenMP waits {os.environ.get('OMP_WAIT_POLICY', 'by default')}, {versions}, "
-        f"Pillow {PIL.__version__}, commit {commit.stdout.strip() or 'unknown'}"
+        f"{here['date']}, {here['hardware']}, {THREADS} threads or workers, OpenMP waits "
+        f"{os.environ.get('OMP_WAIT_POLICY', 'by default')}, Python {platform.python_version()}, "
+        f"torch {here['torch']}, kornia {kornia.__version__}, Pillow {PIL.__version__}, commit {here['commit']}"
     )
 
 
@@ -248,7 +241,7 @@ def main() -> None:
     torch.set_num_threads(THREADS)
     keep_freed_memory()  # as training does; kornia and Pillow gain by it too
     torch.manual_seed(0)
-    print(setting())
+    print(about())
     compare(32, 512 if quick else 10_000, 1 if quick else TURNS)
     compare(96, 128 if quick else 2_000, 1 if quick else TURNS)
 

@@ -8,15 +8,13 @@ Both are given these looks, so that their scores can be compared; times are of t
 """
 
 import argparse
-import datetime
-import platform
-import subprocess
 import time
 
 import numpy as np
 import torch
 
 from likewise.coresets.zcore import coverage, looks, triangular
+from setting import setting
 
 LOOKS, COMPARED, DIM = 10, 500, 128
 
@@ -53,10 +51,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="10,000 images only")
     torch.set_num_threads(1)
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
-    print(
-        f"{datetime.date.today()}, {platform.machine()}, one thread, numpy {np.__version__}, commit {commit or '?'}\n"
-    )
+    here = setting()
+    print(f"{here['date']}, {here['hardware']}, one thread, numpy {np.__version__}, commit {here['commit']}\n")
     print("| images | looks | likewise, µs a look | plain, µs a look | ratio | largest difference of a score |")
     print("| --- | --- | --- | --- | --- | --- |")
     for n in (10_000,) if parser.parse_args().quick else (10_000, 20_000, 50_000):
