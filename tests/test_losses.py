@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from likewise.methods.byol import cosine_distance
-from likewise.methods.parts import Teacher, cosine_ramp, encode, mlp, spread
+from likewise.methods.parts import Teacher, cosine_ramp, encode, mlp, sharpness, spread
 from likewise.methods.simclr import nt_xent
 from likewise.methods.vicreg import covariance, variance
 
@@ -113,6 +113,10 @@ def test_teacher_follows_and_takes_no_gradient() -> None:
         assert torch.allclose(new, old + 0.25, atol=1e-6)
     out = teacher(torch.randn(5, 1, 2, 2, requires_grad=True))
     assert not out.requires_grad
+
+
+def test_a_teachers_temperature_rises_over_the_first_30_percent() -> None:
+    assert [sharpness((0.04, 0.07), t) for t in (0.0, 0.15, 0.3, 1.0)] == pytest.approx([0.04, 0.055, 0.07, 0.07])
 
 
 def test_cosine_ramp() -> None:

@@ -23,6 +23,7 @@ from likewise.methods.parts import (
     large,
     mean_row,
     mlp,
+    sharpness,
     spread,
 )
 from likewise.types import Batch, DataInfo, Encoder, Step, TrainConfig
@@ -81,9 +82,7 @@ class DINO(Method):
         z = encode(lambda images: self.projector(self.encoder(images)), batch.views)
         scores = torch.stack([self.prototypes(x, batch.progress) for x in z])
         taught = torch.stack(encode(self.teacher, large(batch.views)))
-        start, end = self.sharp
-        sharp = start + (end - start) * min(1.0, batch.progress / 0.3)
-        loss = distilled(scores, taught, self.centre, self.temperature, sharp)
+        loss = distilled(scores, taught, self.centre, self.temperature, sharpness(self.sharp, batch.progress))
         if self.training:
             self.centre.lerp_(mean_row(taught.flatten(0, 1)), 1 - self.centre_momentum)
         return Step({"cross-entropy": loss.mean()}, {"spread": spread(z[0])}, loss.detach())

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from likewise.methods.ibot import IBOT, told
-from likewise.methods.parts import crossed, full_precision, sinkhorn, spread, unit
+from likewise.methods.parts import crossed, full_precision, sharpness, sinkhorn, spread, unit
 from likewise.types import Batch, DataInfo, Encoder, Step, TrainConfig, gather, rank
 from likewise.views import View
 
@@ -65,7 +65,7 @@ class DINOv2(IBOT):
         self.koleo_weight = koleo_weight
 
     def step(self, batch: Batch) -> Step:
-        seen, sharp = self.look(batch), self.teacher_temperature(batch.progress)
+        seen, sharp = self.look(batch), sharpness(self.sharp, batch.progress)
         targets = torch.stack([sinkhorn(scores, sharp) for scores in seen.teacher])
         image = crossed(targets, seen.student / self.temperature)
         patches = sinkhorn(seen.teacher_patches, sharp)

@@ -28,6 +28,7 @@ from likewise.methods.parts import (
     large,
     mean_row,
     mlp,
+    sharpness,
     spread,
 )
 from likewise.types import Batch, DataInfo, Encoder, Images, Step, TrainConfig
@@ -125,13 +126,8 @@ class IBOT(Method):
         features, student = torch.stack(features.chunk(n)), torch.stack([*student.chunk(n), *small])
         return Seen(features, student, torch.stack(teacher.chunk(n)), hidden, patches, taught_patches)
 
-    def teacher_temperature(self, progress: float) -> float:
-        """It rises over the first 30 % of the training."""
-        start, end = self.sharp
-        return start + (end - start) * min(1.0, progress / 0.3)
-
     def step(self, batch: Batch) -> Step:
-        seen, sharp = self.look(batch), self.teacher_temperature(batch.progress)
+        seen, sharp = self.look(batch), sharpness(self.sharp, batch.progress)
         image = distilled(seen.student, seen.teacher, self.centre, self.temperature, sharp)
         targets = ((seen.teacher_patches - self.patch_centre) / sharp).softmax(1)
         patch = (

@@ -215,6 +215,12 @@ class Teacher(nn.Module):
                 slow.lerp_(fast, 1 - momentum)
 
 
+def sharpness(temperatures: tuple[float, float], progress: float) -> float:
+    """A teacher's temperature (Caron et al., 2021): it rises from the first to the second over 30 % of the training."""
+    start, end = temperatures
+    return start + (end - start) * min(1.0, progress / 0.3)
+
+
 def cosine_ramp(start: float, end: float, progress: float) -> float:
     """From start to end along half a cosine, as training progresses from 0 to 1."""
     return end + (start - end) * (1 + math.cos(math.pi * progress)) / 2
