@@ -148,6 +148,13 @@ def test_usage_errors_are_one_line_and_exit_2(
     assert "MAE needs a ViT" in refusal(2, "pretrain", photos, "--out", out, "--method", "mae", "--encoder", "convnet")
     assert "labels" in refusal(2, "pretrain", photos, "--out", out, "--method", "supervised")
     assert "not empty" in refusal(2, "pretrain", photos, "--out", run_, *FAST)
+    assert "device='tpu'" in refusal(2, "pretrain", photos, "--out", out, "--device", "tpu")
+    assert "--set steps=2: steps is given twice" in refusal(
+        2, "pretrain", photos, "--out", out, "--set", "steps=2", "--steps", "4"
+    )
+    assert "an option, --max-bad" in refusal(2, "pretrain", photos, "--out", out, "--set", "max_bad=1")
+    for name in ("size", "threads", "seed"):
+        assert f'{name}="abc"' in refusal(2, "pretrain", photos, "--out", out, "--set", f"{name}=abc")
     assert "--set lr: expected key=value" in refusal(2, "pretrain", photos, "--out", out, "--set", "lr")
     assert "no such file" in refusal(2, "pretrain", photos, "--out", out, "--recipe", tmp_path / "none.toml")
     (tmp_path / "weights.pth").write_bytes(b"")
@@ -155,6 +162,11 @@ def test_usage_errors_are_one_line_and_exit_2(
     assert "budget '200%'" in refusal(2, "select", run_, "--budget", "200%", "--out", out)
     assert "unknown" in refusal(2, "select", run_, "--method", "best", "--out", out)
     assert "unknown" in refusal(2, "evaluate", run_, photos, "--protocol", "magic")
+    before = (run_ / "model.safetensors").read_bytes()
+    assert "is a run that likewise made, no selection" in refusal(
+        2, "select", run_, "--budget", "2", "--out", run_, "--overwrite"
+    )
+    assert (run_ / "model.safetensors").read_bytes() == before
     assert not out.exists()
 
 

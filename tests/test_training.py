@@ -214,6 +214,9 @@ def test_a_run_outside_the_main_thread_leaves_signals_alone(tmp_path: Path) -> N
 def test_resuming_with_other_settings_or_images_is_refused(whole: dict[str, Path]) -> None:
     with pytest.raises(UsageError, match="temperature"):
         pretrain(images(), out=whole["simclr"], resume=True, **settings("simclr"), temperature=0.7)
+    for budget in ({"steps": STEPS + 1}, {"epochs": 50}, {"minutes": 1}):
+        with pytest.raises(UsageError, match=f"{next(iter(budget))}={next(iter(budget.values()))}: the run .* {STEPS}"):
+            pretrain(images(), out=whole["simclr"], resume=True, **{**settings("simclr"), "steps": None, **budget})
     with pytest.raises(DataError, match="images differ"):
         pretrain(open_images(PIXELS[:-1]), out=whole["simclr"], resume=True, **settings("simclr"))
     with pytest.raises(UsageError, match="not empty"):
@@ -228,6 +231,18 @@ def test_overwriting_deletes_only_what_likewise_wrote(tmp_path: Path) -> None:
     pretrain(images(), out=run, overwrite=True, **settings("simclr"))
     assert (run / "notes.txt").read_text() == "mine"
     assert (run / "status.json").read_text() != first
+
+
+@pytest.mark.parametrize("how", ["resume", "overwrite"])
+def test_a_folder_that_likewise_did_not_make_is_left_alone(how: str, tmp_path: Path) -> None:
+    """`pictures` and README.md are names that a run has too."""
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "pictures" / "holiday.png").write_bytes(b"mine")
+    (tmp_path / "README.md").write_text("mine")
+    with pytest.raises(UsageError, match="nothing was changed"):
+        pretrain(images(), out=tmp_path, **{how: True}, **settings("simclr"))
+    assert (tmp_path / "pictures" / "holiday.png").read_bytes() == b"mine"
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["README.md", "pictures"]
 
 
 def test_a_term_that_is_not_finite_stops_before_the_update(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

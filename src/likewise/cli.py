@@ -84,6 +84,7 @@ def pretrain(
 ) -> None:
     """Learn an encoder from images without labels."""
     with answer(as_json, quiet) as reply:
+        from likewise.verbs.pretrain import NO_SETTINGS
         from likewise.verbs.pretrain import pretrain as run
 
         given = {
@@ -112,7 +113,7 @@ def pretrain(
             resume=resume,
             overwrite=overwrite,
             dry_run=dry_run,
-            **_settings(set_ or [], given),
+            **_settings(set_ or [], given, NO_SETTINGS),
         )
         reply(result, lambda: _dry(result) if dry_run else f"{result['verdict']}\n{result['run']}")
 
@@ -135,13 +136,20 @@ def embed(
     with answer(as_json, quiet) as reply:
         from likewise.embedding import embed as run
         from likewise.images import open_images
+        from likewise.types import usable_device
         from likewise.verbs.evaluate import fitting, resolve_model
 
         images = open_images(data, labels=labels, max_bad=max_bad)
         encoder, side = resolve_model(model, size, images, trained=not untrained)
         images = fitting(encoder, images)
         table = run(
-            encoder, images, size=side, out=out, overwrite=overwrite, device=_device(device), about={"model": model}
+            encoder,
+            images,
+            size=side,
+            out=out,
+            overwrite=overwrite,
+            device=usable_device(device),
+            about={"model": model},
         )
         result = {
             "embeddings": str(out),
@@ -175,6 +183,7 @@ def evaluate(
 ) -> None:
     """Say how good a representation is, in numbers and in words."""
     with answer(as_json, quiet) as reply:
+        from likewise.types import usable_device
         from likewise.verbs.evaluate import append
         from likewise.verbs.evaluate import evaluate as run
 
@@ -183,7 +192,7 @@ def evaluate(
             "test": test,
             "labels": labels,
             "seed": seed or 0,
-            "device": _device(device),
+            "device": usable_device(device),
             "max_bad": max_bad,
         }
         result = run(model, data, size=size, trained=not untrained, **options)
@@ -281,6 +290,7 @@ def match_(
 ) -> None:
     """Compare descriptors on pairs of images with known homographies."""
     with answer(as_json, quiet) as reply:
+        from likewise.types import usable_device
         from likewise.verbs.match import match as run
 
         result = run(
@@ -295,7 +305,7 @@ def match_(
             resume=resume,
             overwrite=overwrite,
             seed=seed or 0,
-            device=_device(device),
+            device=usable_device(device),
         )
         reply(result, lambda: _matching(result))
 
@@ -422,26 +432,20 @@ def main() -> None:
     app()
 
 
-def _settings(pairs: list[str], given: dict[str, Any]) -> dict[str, Any]:
+def _settings(pairs: list[str], given: dict[str, Any], flags: tuple[str, ...] = ()) -> dict[str, Any]:
+    """What flags and --set say together; `flags` are options of the verb that are no settings."""
     settings = {key: value for key, value in given.items() if value is not None}
     for pair in pairs:
         key, equals, value = pair.partition("=")
+        key = key.strip().replace("-", "_")
         if not equals or not key:
             raise UsageError(f"--set {pair}: expected key=value")
-        settings[key.strip().replace("-", "_")] = value.strip()
+        if key in flags:
+            raise UsageError(f"--set {pair}: is no setting but an option, --{key.replace('_', '-')}")
+        if key in settings:
+            raise UsageError(f"--set {pair}: {key} is given twice, with {settings[key]} too; expected it once")
+        settings[key] = value.strip()
     return settings
-
-
-def _device(name: str) -> str:
-    import torch
-
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if name not in ("cpu", "cuda", "mps"):
-        raise UsageError(f"--device {name}: expected auto, cpu, cuda or mps")
-    if name == "cuda" and not torch.cuda.is_available():
-        raise UsageError("--device cuda: no GPU can be used here; expected auto or cpu")
-    return name
 
 
 def _dry(result: dict[str, Any]) -> str:

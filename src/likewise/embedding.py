@@ -61,7 +61,7 @@ def embed(
 
     `about` goes into the folder's meta.json. Non-finite features are refused with a DataError.
     """
-    folder = new_folder(out, EMBEDDINGS_FILES, overwrite=overwrite) if out is not None else None
+    folder = new_folder(out, "embeddings", EMBEDDINGS_FILES, overwrite=overwrite) if out is not None else None
     started = time.perf_counter()
     x = features(encoder, images, size, device=device, batch_size=batch_size)
     bad = np.flatnonzero(~np.isfinite(x).all(1))

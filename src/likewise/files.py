@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     import numpy as np
 
 
+MARK = ".likewise"  # the file that says which kind of folder likewise made
+
+
 def write(path: Path, fill: Callable[[IO[bytes]], object]) -> None:
     """Let `fill` write the bytes of `path`; a reader sees the old file or the whole new one."""
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
@@ -46,17 +49,54 @@ def write_array(path: Path, array: "np.ndarray") -> None:
     write(path, lambda file: np.save(file, array, allow_pickle=False))
 
 
-def new_folder(path: Path | str, ours: Iterable[str], *, overwrite: bool = False, argument: str = "--out") -> Path:
-    """An empty place for results. A folder with content is refused, unless `overwrite`: then the files
-    and folders named in `ours` (what likewise writes there) are deleted, and nothing else is."""
+def new_folder(
+    path: Path | str, kind: str, ours: Iterable[str], *, overwrite: bool = False, argument: str = "--out"
+) -> Path:
+    """An empty place for results of a `kind`, such as "run". A folder with content is refused, unless `overwrite`: then
+    the files and folders named in `ours` (what likewise writes there) are deleted, and nothing else is."""
+    path = claim(path, kind, ours, overwrite=overwrite, argument=argument)
+    for name in ours:
+        _delete(path / name)
+    return path
+
+
+def claim(
+    path: Path | str, kind: str, ours: Iterable[str], *, overwrite: bool = False, argument: str = "--out"
+) -> Path:
+    """A folder marked as likewise's of a `kind`: a new one, or with `overwrite` one marked so or without any of `ours`.
+
+    Nothing is deleted; what is there under these names without the mark is somebody else's, and refused.
+    """
     path = Path(path)
     if path.exists() and not path.is_dir():
         raise UsageError(f"{argument} {path}: is a file; expected a new folder")
-    if path.is_dir() and any(path.iterdir()):
+    if path.is_dir() and any(file.name != MARK for file in path.iterdir()):
         if not overwrite:
             raise UsageError(f"{argument} {path}: the folder is not empty; pass --overwrite, or choose another")
-        for name in ours:
-            _delete(path / name)
+        made = (path / MARK).read_text().strip() if (path / MARK).is_file() else ""
+        theirs = [name for name in ours if os.path.lexists(path / name)]
+        if made not in ("", kind):
+            raise UsageError(f"{argument} {path}: is a {made} that likewise made, no {kind}; choose another folder")
+        if theirs and not made:
+            raise UsageError(
+                f"{argument} {path}: holds {theirs[0]}, but is no {kind} that likewise made; nothing was changed, "
+                "choose another folder"
+            )
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        write_text(path / MARK, kind + "\n")
+    except OSError as error:
+        raise UsageError(f"{argument} {path}: cannot be created ({error.strerror})") from None
+    return path
+
+
+def empty_folder(path: Path | str, argument: str) -> Path:
+    """A folder for the user's own images, without a mark; one with content is refused."""
+    path = Path(path)
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise UsageError(
+            f"{argument} {path}: {'is not empty' if path.is_dir() else 'is a file'}; expected a new folder"
+        )
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -246,6 +246,18 @@ def pick(table: Mapping[str, T], name: str, kind: str) -> T:
     return table[name]
 
 
+def usable_device(name: str) -> str:
+    """`name`, or what "auto" stands for here. Raises UsageError for a device that is not there."""
+    there = ["cpu"]
+    there += ["cuda"] if torch.cuda.is_available() else []
+    there += ["mps"] if torch.backends.mps.is_available() else []
+    if name == "auto":
+        return "cuda" if "cuda" in there else "cpu"
+    if name.partition(":")[0] not in there:
+        raise UsageError(f"device={name!r}: cannot be used here; expected auto or {' or '.join(there)}")
+    return name
+
+
 def did_you_mean(name: str, known: Mapping[str, object] | Sequence[str]) -> str:
     """ " (did you mean 'x'?)" or nothing."""
     import difflib

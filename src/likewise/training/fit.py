@@ -28,7 +28,7 @@ from likewise.training.distributed import average_gradients, is_main, process_gr
 from likewise.training.monitor import check_finite, feature_rank, knn_accuracy, save_pictures
 from likewise.training.optim import learning_rate, make_optimizer, set_rates
 from likewise.training.state import load_state, save_state
-from likewise.types import Batch, Encoder, Source, TrainConfig, rank
+from likewise.types import Batch, Encoder, Source, TrainConfig, rank, usable_device
 
 RATE_SECONDS = 8.0  # for which throw-away steps are timed
 WORTH_IT = 1.2  # times the speed of float32, to train in bfloat16
@@ -149,8 +149,7 @@ def settle(config: TrainConfig, method: Method, images: ImageSet) -> TrainConfig
         raise DataError(f"{len(images)} usable image: at least 2 are needed to learn from")
     if config.batch_size < 2:
         raise UsageError(f"batch_size={config.batch_size}: expected at least 2")
-    if config.device == "auto":
-        config = replace(config, device="cuda" if torch.cuda.is_available() else "cpu")
+    config = replace(config, device=usable_device(config.device))
     if config.precision == "auto":
         size = method.views[0].size
         gain = bf16_gain(method.encoder, images.channels, size, config.device)

@@ -33,7 +33,10 @@ def demo(out: Path, *, seed: int = 0, overwrite: bool = False) -> dict[str, Any]
     """Pretrain, judge, embed, select, report, into the folder `out`. Returns what `--json` prints."""
     started = time.perf_counter()
     out = new_folder(
-        out, ("run", "embeddings", *(f"coreset-{name}" for name in SELECTORS), "report.html"), overwrite=overwrite
+        out,
+        "demo",
+        ("run", "embeddings", *(f"coreset-{name}" for name in SELECTORS), "report.html"),
+        overwrite=overwrite,
     )
     train, test = (open_images(f"digits-in-frames:{part}") for part in ("train", "test"))
     say(f"{len(train):,} digits to learn from, without labels; {len(test):,} held out")

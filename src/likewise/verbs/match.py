@@ -135,7 +135,7 @@ def _open_log(out: Path, settings: dict[str, Any], resume: bool, overwrite: bool
                 break
         write_text(log, "".join(json.dumps(line) + "\n" for line in done))
         return log, done
-    new_folder(out, MATCH_FILES, overwrite=overwrite)
+    new_folder(out, "match", MATCH_FILES, overwrite=overwrite)
     write_json(out / "settings.json", settings)
     return log, []
 

@@ -33,7 +33,7 @@ from likewise.training.monitor import save_pictures
 from likewise.types import Embeddings, Encoder, TrainConfig
 from likewise.verbs.ids import read_ids
 from likewise.verbs.relation import make_relation
-from likewise.verbs.settings import DEFAULT, Plan, make_plan, plain, read_recipe
+from likewise.verbs.settings import BUDGET, DEFAULT, Plan, make_plan, plain, read_recipe, typed
 from likewise.views import RECIPES
 
 RUN_FILES = (
@@ -53,6 +53,10 @@ RUN_FILES = (
     "evaluation.jsonl",
 )
 HARDWARE = ("threads", "save_every")  # settings that may change when a run is resumed: they change no bit
+NO_SETTINGS = (  # the keywords of pretrain that go into no recipe
+    *("data", "out", "labels", "subset", "patches", "recipe", "recipe_file", "init_from", "max_bad"),
+    *("resume", "overwrite", "dry_run"),
+)
 N_HEALTH = 5_000
 DEFAULT_SIDE = 96  # pixels at most, unless asked
 PATCH_SIDE = 32  # pixels of a patch, unless asked
@@ -85,6 +89,7 @@ def pretrain(
     """
     given = {key: value for key, value in settings.items() if value is not None}
     settings = {**(read_recipe(recipe_file) if recipe_file else {}), **given}
+    settings |= {name: typed(name, settings[name], int) for name in ("size", "threads", "seed") if name in settings}
     out = Path(out)
     if resume and (out / "resolved.toml").is_file():
         return _resume(data, out, settings, labels=labels, subset=subset, patches=patches, max_bad=max_bad)
@@ -95,7 +100,7 @@ def pretrain(
     settled = replace(plan, config=settle(plan.config, method, images))
     if dry_run:
         return _estimate(settled, method, images)
-    new_folder(out, RUN_FILES, overwrite=overwrite or resume)
+    new_folder(out, "run", RUN_FILES, overwrite=overwrite or resume)
     write_text(out / "recipe.toml", tomli_w.dumps(plain(settings)))
     resolved = {**settled.flat(), "data": images.name, "n_images": len(images), "images_hash": images_hash(images.keys)}
     resolved["patches"] = n_patches
@@ -119,7 +124,8 @@ def _resume(
     max_bad: float | str,
 ) -> dict[str, Any]:
     saved = tomllib.loads((out / "resolved.toml").read_text())
-    asked = {**tomllib.loads((out / "recipe.toml").read_text()), **settings}
+    begun = tomllib.loads((out / "recipe.toml").read_text())
+    asked = {**begun, **settings}
     n_patches = saved.get("patches", 0)
     if patches not in (None, n_patches):
         raise UsageError(f"patches={patches}: the run {out} was begun with {n_patches}; resume it with that")
@@ -133,10 +139,11 @@ def _resume(
     kept = {f.name: saved[f.name] for f in fields(TrainConfig) if f.name in saved and f.name not in HARDWARE}
     settled = {name: tuple(value) if isinstance(value, list) else value for name, value in kept.items()}
     config = TrainConfig(**{**settled, **hardware})
-    if plan.config.minutes is None and plan.config.epochs is None and plan.config.steps not in (None, config.steps):
-        raise UsageError(
-            f"steps={plan.config.steps}: the run {out} was begun with {config.steps}; resume it with these"
-        )
+    first = make_plan(begun, saved["size"]).config
+    for name in (name for name in BUDGET if name in settings):
+        value = getattr(plan.config, name)
+        if value != getattr(first, name) and (name, value) != ("steps", config.steps):
+            raise UsageError(f"{name}={value}: the run {out} was begun with {config.steps} steps; resume it with these")
     for key, value in plan.flat().items():
         settled_later = key in (*HARDWARE, "device", "precision", "steps", "epochs", "minutes")
         if not settled_later and saved.get(key) != value:
@@ -278,15 +285,15 @@ def _open(
     side = settings.get("size")
     if n_patches:
         settings.setdefault("size", PATCH_SIDE)
-        side = 2 * int(settings["size"])
+        side = 2 * settings["size"]
     images = data
     if not isinstance(images, ImageSet):
-        threads = int(settings.get("threads") or TrainConfig.threads)
-        images = open_images(data, labels=labels, side=side and int(side) * 3 // 2, max_bad=max_bad, threads=threads)
+        threads = settings.get("threads") or TrainConfig.threads
+        images = open_images(data, labels=labels, side=side and side * 3 // 2, max_bad=max_bad, threads=threads)
     if subset is not None:
         images = images.subset(read_ids(Path(subset), "--subset", len(images)))
     if n_patches:
-        images = draw_patches(images, n_patches, int(settings.get("seed") or 0), size=int(settings["size"]))
+        images = draw_patches(images, n_patches, settings.get("seed") or 0, size=settings["size"])
     return images
 
 

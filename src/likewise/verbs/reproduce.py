@@ -38,7 +38,7 @@ def reproduce(
     if budget not in BUDGETS:
         raise UsageError(f"--budget {budget}: expected {' or '.join(BUDGETS)}")
     if not (resume and out.is_dir()):
-        new_folder(out, FILES, overwrite=overwrite)
+        new_folder(out, "reproduction", FILES, overwrite=overwrite)
     started = time.perf_counter()
     found = run(out, budget=budget, seed=seed, **given)
     seconds = time.perf_counter() - started

@@ -14,7 +14,7 @@ from likewise.coresets.checkpoint import Checkpoint
 from likewise.coresets.estimate import estimate
 from likewise.embedding import embed, load_with_config
 from likewise.errors import DataError, UsageError
-from likewise.files import new_folder
+from likewise.files import claim, empty_folder, new_folder
 from likewise.images import ImageSet, open_images
 from likewise.images.labels import read_labels
 from likewise.images.scan import locate
@@ -75,8 +75,8 @@ def choose(
     originals = _originals(where, paths, asked=copy_to or link_to)
     if originals is not None and link_to is not None and not originals.linkable:
         raise UsageError(f"--link-to {link_to}: the images of {where} are no files of their own; expected --copy-to")
-    copies = None if copy_to is None else new_folder(copy_to, (), argument="--copy-to")
-    links = None if link_to is None else new_folder(link_to, (), argument="--link-to")
+    copies = None if copy_to is None else empty_folder(copy_to, "--copy-to")
+    links = None if link_to is None else empty_folder(link_to, "--link-to")
     given: dict[str, Any] = {
         "chosen": None if chosen is None else read_ids(chosen, "--chosen"),
         "target": None if target is None else _features(target, None)[0],
@@ -84,12 +84,15 @@ def choose(
         "labels": None if labels is None else _labels(labels, x, paths),
     }
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    if out.exists():  # refused before the work, not after it
-        new_folder(out, () if resume else (STATE,), overwrite=overwrite or resume)
+    pick(SELECTORS, method, "selector")
+    parse_budget(budget, len(x))
+    claim(out, "selection", (*SELECTION_FILES, STATE), overwrite=overwrite or resume)  # before the work, not after it
+    if not resume:
+        (out / STATE).unlink(missing_ok=True)
     with _checkpoint(method, out / STATE) as checkpoint:
         selection = select(x, method, budget, seed=seed, memory=memory, checkpoint=checkpoint, **given, **options)
     peak = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
-    folder = new_folder(out, SELECTION_FILES, overwrite=True)
+    folder = new_folder(out, "selection", SELECTION_FILES, overwrite=True)
     about = {**selection.meta, "embeddings": str(source), "data": where, "peak_memory_mb": peak}
     about |= {argument: str(value) for argument, value in named.items() if value is not None}
     saved = Selection(selection.indices, selection.gains, selection.weights, selection.quality, about)

@@ -55,7 +55,7 @@ def make_plan(settings: Mapping[str, Any], default_size: int) -> Plan:
     made = find(method)
     encoder = asked.pop("encoder", None) or ("vit-nano" if "a ViT encoder" in made.needs else "convnet")
     views = asked.pop("views", made.default_views)
-    size = int(asked.pop("size", default_size))
+    size = typed("size", asked.pop("size", default_size), int)
     if size < 4:
         raise UsageError(f"size={size}: expected at least 4 pixels")
     config = recipe(made)

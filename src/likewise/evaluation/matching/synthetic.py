@@ -54,7 +54,7 @@ def write_pairs(
         raise DataError(f"{images.name}: has {len(images)} images; {n} are needed to make pairs")
     order = Draws(seed, 0, 0, torch.from_numpy(images.keys)).bits("pairs").argsort()[:n].tolist()
     names = [f"scene{i:02d}" for i in range(1, n + 1)]
-    folder = new_folder(folder, ("changes.csv", *names), overwrite=overwrite, argument="PAIRS")
+    folder = new_folder(folder, "pairs", ("changes.csv", *names), overwrite=overwrite, argument="PAIRS")
     table = io.StringIO()
     rows = csv.writer(table, lineterminator="\n")
     rows.writerow(["scene", "image", "change", "strength", "source"])
