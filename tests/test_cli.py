@@ -12,9 +12,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import typer
 from PIL import Image
 from typer.testing import CliRunner, Result
 
+import likewise
 from likewise.cli import app
 from likewise.coresets import SELECTORS
 from likewise.encoders import ENCODERS
@@ -108,6 +110,61 @@ def test_evaluate_a_model_beside_its_baselines(photos: Path, trained: tuple[Path
     assert set(result["baselines"]) == {"pixels", "untrained"}
 
 
+def test_all_that_embed_see_the_same_pixels(trained: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    """Images far larger than the encoder looks at: embedded, evaluated from its folder and straight from the run."""
+    for name, n, seed in (("photos", 20, 0), ("test", 10, 1)):
+        rng = np.random.default_rng(seed)
+        for i in range(n):
+            file = tmp_path / name / "ab"[i % 2] / f"{i}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(rng.integers(0, 256, (70, 90, 3), dtype=np.uint8)).save(file)
+        answer(
+            "embed", trained[0], tmp_path / name, "--out", tmp_path / f"{name}-emb", "--labels", "folders", "--quiet"
+        )
+    judge = ("--protocol", "knn,linear", "--test")
+    by_folder = answer("evaluate", tmp_path / "photos-emb", *judge, tmp_path / "test-emb", "--quiet")
+    by_run = answer(
+        "evaluate", trained[0], tmp_path / "photos", "--labels", "folders", *judge, tmp_path / "test", "--quiet"
+    )
+    assert by_folder["protocols"] == by_run["protocols"]
+    picks = {}
+    for source, more in ((tmp_path / "photos-emb", ()), (trained[0], ("--data", tmp_path / "photos"))):
+        answer("select", source, *more, "--budget", "6", "--out", tmp_path / f"sel-{len(more)}", "--quiet")
+        picks[source] = (tmp_path / f"sel-{len(more)}" / "selection.csv").read_bytes()
+    assert len(set(picks.values())) == 1
+
+
+def test_evaluate_refuses_what_it_would_pass_over(
+    photos: Path, trained: tuple[Path, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_, emb = trained[0], tmp_path / "emb"
+    answer("embed", "pixels", photos, "--out", emb, "--labels", "folders", "--size", "8", "--quiet")
+    assert "--baselines" in refusal(2, "evaluate", emb, "--protocol", "knn", "--baselines")
+    for option in (("--untrained",), ("--size", "16"), ("--labels", "folders")):
+        assert "are evaluated as they are" in refusal(2, "evaluate", emb, *option)
+    assert "expected embeddings" in refusal(2, "evaluate", emb, "--test", photos)
+    assert "expected images" in refusal(2, "evaluate", run_, photos, "--labels", "folders", "--test", emb)
+    for verb in ("evaluate", "embed"):
+        out = ("--out", tmp_path / "out") if verb == "embed" else ()
+        for size in ("0", "-1", "3"):
+            assert f"size={size}: expected at least 4" in refusal(2, verb, run_, photos, "--size", size, *out)
+        assert "--untrained: pixels" in refusal(2, verb, "pixels", photos, "--untrained", *out)
+    assert not (emb / "evaluation.jsonl").exists()
+    table = likewise.Embeddings.load(emb)
+    assert likewise.evaluate(table, test=table)["test"] == likewise.evaluate(emb, test=emb)["test"] == len(table)
+    (tmp_path / "pixels").mkdir()
+    monkeypatch.chdir(tmp_path)
+    answer("evaluate", "pixels", photos, "--labels", "folders", "--protocol", "knn", "--quiet")
+    assert not list((tmp_path / "pixels").iterdir())
+
+
+def test_no_images_are_refused(trained: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    np.savez(tmp_path / "none.npz", images=np.zeros((0, 8, 8, 3), np.uint8))
+    assert "none.npz" in refusal(3, "embed", trained[0], tmp_path / "none.npz", "--out", tmp_path / "emb")
+    assert "holds no image" in refusal(3, "pretrain", tmp_path / "none.npz", "--out", tmp_path / "run", *FAST)
+    assert not (tmp_path / "emb").exists()
+
+
 def test_scan_answers(photos: Path, tmp_path: Path) -> None:
     (tmp_path / "sub").mkdir()
     for i, file in enumerate(sorted(photos.rglob("*.png"))[:3]):
@@ -137,6 +194,16 @@ def test_list_answers(kind: str, table: dict[str, Any]) -> None:
         assert all({"name", "family", "year", "idea", "needs"} <= set(row) and row["year"] for row in rows)
     text = run("list", kind).stdout.splitlines()
     assert len(text) == len(rows) + 1
+
+
+def test_verbs_have_the_options_that_do_something() -> None:
+    """As ARCHITECTURE.md says."""
+    everywhere = {"--json": (), "--quiet": ("list",), "--seed": ("embed", "report", "scan", "list")}
+    everywhere["--device"] = ("report", "scan", "list", "reproduce", "demo")
+    for name, command in typer.main.get_command(app).commands.items():  # type: ignore[attr-defined]
+        options = {option for parameter in command.params for option in parameter.opts}
+        for option, without in everywhere.items():
+            assert (option in options) != (name in without), f"{name} {option}"
 
 
 def test_usage_errors_are_one_line_and_exit_2(

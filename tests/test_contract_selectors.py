@@ -1,6 +1,10 @@
 """What every selector that is listed must do."""
 
 import inspect
+import re
+from math import isfinite
+from types import NoneType
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -162,6 +166,49 @@ def test_odd_pools(name):
 def test_impossible_budgets(name, budget):
     with pytest.raises(UsageError, match=f"budget {budget}: must be between 1 and"):
         run(name, clouds(), budget)
+
+
+WRONG = (
+    "abc",
+    "",
+    "nan",
+    "1e400",
+    1.5,
+    float("nan"),
+    float("inf"),
+    True,
+    None,
+    [],
+    ["a"],
+    [1.5],
+    [True],
+    {},
+    b"x",
+    0,
+    -1,
+)
+
+
+def test_options_of_another_type_are_refused_in_one_line(name):
+    """Whatever is given for an option, the answer is a selection or a UsageError that names the option."""
+    x = clouds(40)
+    asked = {argument: value for argument, value in given(name, x).items() if argument != "keys"}
+    for option, parameter in inspect.signature(SELECTORS[name]).parameters.items():
+        if option in ("x", "budget", "seed", "memory", "chosen", "metric", "checkpoint", *given(name, x)):
+            continue
+        for value in WRONG:
+            said = ""
+            try:
+                select(x, name, 5, **{**FULL.get(name, {}), **asked, option: value})
+            except UsageError as error:
+                said = str(error)
+            kinds = get_args(parameter.annotation) or (parameter.annotation,)
+            fits = type(value) in kinds or (value is None and NoneType in kinds)
+            fits |= (type(value) is int and float in kinds) or (value == [] and list[int] in kinds)
+            assert said or (fits and not (type(value) is float and not isfinite(value))), (
+                f"{name} takes {option}={value!r}"
+            )
+            assert not said or re.fullmatch(rf".*\b{option}\b.*", said), said
 
 
 def test_select_saves_and_loads(name, tmp_path):

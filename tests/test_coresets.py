@@ -302,10 +302,13 @@ def test_budgets(budget, n):
 
 
 @pytest.mark.parametrize(
-    "budget", [0, -1, 101, 1.5, 1.0, 5.0, "0%", "101%", "ten", "", "nan", True, float("inf"), "5.5"]
+    "budget",
+    [0, -1, 101, 1.5, 1.0, 5.0, "0%", "101%", "ten", "", "nan", True, float("inf"), "5.5", "1.0", "50.", "1e1"],
 )
 def test_bad_budgets(budget):
-    with pytest.raises(UsageError, match=r"^budget .*: expected a share .* from 1 to 100$"):
+    with pytest.raises(
+        UsageError, match=r"^budget .*: expected a share .* percentage .* whole number of images from 1 to 100$"
+    ):
         parse_budget(budget, 100)
 
 
@@ -321,6 +324,9 @@ def test_bad_budgets(budget):
         ({"chosen": [0, 0]}, "chosen: ids must be distinct and between 0 and 19"),
         ({"chosen": [20]}, "chosen: ids must be distinct and between 0 and 19"),
         ({"chosen": np.array([0.5])}, "chosen: expected a list of image ids"),
+        ({"chosen": "s1"}, "chosen 's1': expected a list of image ids"),
+        ({"chosen": [[1], [2, 3]]}, "chosen: expected a list of image ids"),
+        ({"chosen": [True, False]}, "chosen: expected a list of image ids"),
         ({"chosen": range(15), "budget": 6}, "budget 6: must be between 1 and the number of images, and 5 of 20"),
     ],
 )

@@ -13,7 +13,7 @@ import likewise
 from likewise.cli import app
 from likewise.coresets.codes import near_codes
 from likewise.coresets.near import groups, near_groups, near_pairs
-from likewise.errors import UsageError
+from likewise.errors import DataError, UsageError
 from likewise.images.fingerprint import fingerprint
 from likewise.types import Embeddings
 
@@ -121,17 +121,26 @@ def test_scan_finds_near_duplicates(folder):
 
 
 def test_scan_compares_embeddings(folder, tmp_path):
-    paths = [f"{i}.png" for i in range(6)]
-    x = np.eye(6, 5, dtype=np.float32) + 0.01
+    images = likewise.open_images(folder, max_bad=1.0)
+    x = np.eye(len(images), dtype=np.float32) + 0.01
     x[5] = x[2] + 0.02
     emb = tmp_path / "emb"
     emb.mkdir()
-    Embeddings(x, np.arange(6), paths).save(emb)
+    Embeddings(x, images.keys, images.paths).save(emb)
     result = likewise.scan(folder, near_by=emb)
-    assert [group["paths"] for group in result["near"]] == [["2.png", "5.png"]]
+    assert [group["paths"] for group in result["near"]] == [[images.paths[2], images.paths[5]]]
     assert likewise.scan(folder, near_by=emb, similarity=0.9999)["near"] == []
+    other = tmp_path / "other"
+    other.mkdir()
+    Embeddings(x, images.keys + 1, images.paths).save(other)
+    with pytest.raises(DataError, match=rf"--near-by {other}: has embeddings of {len(x)} images, not of the {len(x)} "):
+        likewise.scan(folder, near_by=other)
 
 
 def test_scan_refuses_what_cannot_be_a_similarity(folder):
     with pytest.raises(UsageError, match=r"similarity=0.5: of fingerprints, must be from 0.77 to 1"):
         likewise.scan(folder, near=True, similarity=0.5)
+    with pytest.raises(UsageError, match=r"--similarity 0.9: of what\? expected --near or --near-by"):
+        likewise.scan(folder, similarity=0.9)
+    with pytest.raises(UsageError, match="--near: compares fingerprints, and --near-by emb embeddings; expected one"):
+        likewise.scan(folder, near=True, near_by="emb")

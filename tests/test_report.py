@@ -214,6 +214,25 @@ def test_answer_and_bytes(tmp_path: Path) -> None:
     assert answer["bytes"] == out.stat().st_size
 
 
+def test_only_a_report_is_replaced(tmp_path: Path) -> None:
+    folder = make_embeddings(tmp_path / "emb", *clusters(8))
+    out = tmp_path / "report.html"
+    write_report([folder], out)
+    first = out.read_bytes()
+    write_report([folder], out, title="again")
+    assert out.read_bytes() != first
+    for name, said in (("precious.txt", "ends in .html"), ("page.html", "is no report of likewise"), ("none", ".html")):
+        file = tmp_path / name
+        if name != "none":
+            file.write_text("<html>mine</html>")
+        with pytest.raises(UsageError, match=said) as caught:
+            write_report([folder], file)
+        assert str(file) in str(caught.value)
+        assert not file.exists() or file.read_text() == "<html>mine</html>"
+    with pytest.raises(UsageError, match=r"cannot be written \("):
+        write_report([folder], out / "below.html")
+
+
 def test_same_folders_same_page(tmp_path: Path) -> None:
     folder = make_embeddings(tmp_path / "emb", *clusters())
     for name in ("a.html", "b.html"):

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -145,10 +146,73 @@ def test_ids_are_read_from_whatever_lists_them(photos, tmp_path):
     ):
         (tmp_path / "bad.txt").write_text(text)
         with pytest.raises(UsageError, match=message):
-            read_ids(tmp_path / "bad.txt", "--subset")
+            read_ids(tmp_path / "bad.txt", "--subset", 30)
     (tmp_path / "far.txt").write_text("7\n")
     with pytest.raises(DataError, match="names image 7, but the set has 5"):
         read_ids(tmp_path / "far.txt", "--subset", 5)
+
+
+def test_a_selection_is_found_by_its_paths_when_ids_have_shifted(photos, tmp_path):
+    choose(embedded(photos, tmp_path / "emb"), tmp_path / "sel", budget=6)
+    names = [row["path"] for row in picked(tmp_path / "sel")]
+    changed = tmp_path / "changed"
+    shutil.copytree(photos, changed)
+    (changed / "even" / "broken.png").unlink()
+    unpicked = next(path for path in likewise.open_images(changed).paths if path not in names)
+    (changed / unpicked).rename(changed / "odd" / "zz.png" if "even" in unpicked else changed / "even" / "aa.png")
+    images = likewise.open_images(changed)
+    for source in ("sel", "sel/selection.csv"):
+        assert images.subset(read_ids(tmp_path / source, "--subset", 30, images.paths)).paths == names
+    assert (
+        read_ids(tmp_path / "sel", "--subset", 30).tolist()
+        != read_ids(tmp_path / "sel", "--subset", 30, images.paths).tolist()
+    )
+    (changed / names[2]).unlink()
+    settings = {"steps": 1, "batch_size": 2, "size": 16, "encoder": "convnet"}
+    with pytest.raises(DataError, match=rf"--subset .*sel: names {names[2]}, which is not among the 29 images"):
+        likewise.pretrain(changed, out=tmp_path / "run", subset=tmp_path / "sel", **settings)
+    (tmp_path / "none.txt").write_text("")
+    with pytest.raises(DataError, match=r"--subset .*none.txt: names no image"):
+        likewise.pretrain(changed, out=tmp_path / "run", subset=tmp_path / "none.txt", **settings)
+    assert not (tmp_path / "run").exists()
+
+
+def test_resume_of_a_finished_selection_compares_what_was_chosen_and_copies(photos, tmp_path):
+    emb, sel, copies = embedded(photos, tmp_path / "emb"), tmp_path / "sel", tmp_path / "copies"
+    for name, ids in (("s1", "1\n2\n"), ("s6", "6\n7\n")):
+        (tmp_path / name).write_text(ids)
+    first = choose(emb, sel, budget=5, chosen=tmp_path / "s1")
+    with pytest.raises(UsageError, match=r"finished selection with chosen='2 images, hash .*', not '2 images, hash"):
+        choose(emb, sel, budget=5, chosen=tmp_path / "s6", resume=True, copy_to=copies)
+    with pytest.raises(UsageError, match=r"with chosen='2 images.*', not None"):
+        choose(emb, sel, budget=5, resume=True)
+    assert not copies.exists()
+    for _ in range(2):  # the second time they are there
+        again = choose(emb, sel, budget=5, chosen=tmp_path / "s1", resume=True, copy_to=copies, link_to=tmp_path / "to")
+        assert again == first
+        for folder in (copies, tmp_path / "to"):
+            files = sorted(folder.iterdir())
+            assert [file.read_bytes() for file in files] == [(photos / r["path"]).read_bytes() for r in picked(sel)]
+        next(copies.iterdir()).unlink()
+    (copies / "mine.png").write_bytes(b"")
+    with pytest.raises(UsageError, match=r"--copy-to .*: holds mine.png, which is none of these picks"):
+        choose(emb, sel, budget=5, chosen=tmp_path / "s1", resume=True, copy_to=copies)
+
+
+def test_options_are_read_by_their_types(photos, tmp_path):
+    emb = embedded(photos, tmp_path / "emb")
+    choose(emb, tmp_path / "sel", budget=3, options={"quantile": "0.9", "metric": "euclidean"})
+    said = json.loads((tmp_path / "sel/selection.json").read_text())
+    assert said["options"] == {"metric": "euclidean", "quantile": 0.9}
+    command = ["select", str(emb), "--out", str(tmp_path / "bad"), "--method", "sem-dedup", "--set"]
+    for pair, message in (
+        ("eps=abc", 'likewise: eps="abc": expected a number\n'),
+        ("n_clusters=1.5", "likewise: n_clusters=1.5: expected a whole number\n"),
+        ("seed=1", "likewise: 'seed' is no option of sem-dedup; it takes eps, n_clusters, keep\n"),
+    ):
+        run = CliRunner().invoke(app, [*command, pair])
+        assert (run.exit_code, run.stderr) == (2, message)
+    assert not (tmp_path / "bad").exists()
 
 
 def test_from_a_run_on_a_real_folder_to_a_run_on_what_matters(photos, tmp_path):

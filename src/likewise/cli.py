@@ -135,13 +135,10 @@ def embed(
     """Turn images into vectors with a trained encoder."""
     with answer(as_json, quiet) as reply:
         from likewise.embedding import embed as run
-        from likewise.images import open_images
         from likewise.types import usable_device
-        from likewise.verbs.evaluate import fitting, resolve_model
+        from likewise.verbs.evaluate import open_for
 
-        images = open_images(data, labels=labels, max_bad=max_bad)
-        encoder, side = resolve_model(model, size, images, trained=not untrained)
-        images = fitting(encoder, images)
+        encoder, images, side = open_for(model, data, labels=labels, size=size, trained=not untrained, max_bad=max_bad)
         table = run(
             encoder,
             images,
@@ -184,7 +181,7 @@ def evaluate(
     """Say how good a representation is, in numbers and in words."""
     with answer(as_json, quiet) as reply:
         from likewise.types import usable_device
-        from likewise.verbs.evaluate import append
+        from likewise.verbs.evaluate import PIXELS, append, is_embeddings
         from likewise.verbs.evaluate import evaluate as run
 
         options: dict[str, Any] = {
@@ -195,12 +192,14 @@ def evaluate(
             "device": usable_device(device),
             "max_bad": max_bad,
         }
+        if baselines and is_embeddings(model):
+            raise UsageError(f"--baselines: {model} holds embeddings; expected a model and DATA")
         result = run(model, data, size=size, trained=not untrained, **options)
         if baselines:
             result["baselines"] = {"pixels": run("pixels", data, **options)["protocols"]}
-            if model != "pixels":
+            if model != PIXELS:
                 result["baselines"]["untrained"] = run(model, data, size=size, trained=False, **options)["protocols"]
-        if Path(model).is_dir() and not untrained:
+        if model != PIXELS and not untrained:
             append(Path(model), result)
         reply(result, lambda: _evaluation(result))
 
@@ -226,6 +225,7 @@ def select(
     memory: Annotated[str, typer.Option(help="Work space, such as 2GB.")] = "2GB",
     set_: Annotated[list[str] | None, typer.Option("--set", help="key=value, an option of the method.")] = None,
     seed: Seed = None,
+    device: Device = "auto",
     copy_to: Annotated[Path | None, typer.Option(help="Copy the chosen files there.")] = None,
     link_to: Annotated[Path | None, typer.Option(help="Link the chosen files there.")] = None,
     data: Annotated[
@@ -241,6 +241,7 @@ def select(
 ) -> None:
     """Find the images that matter: a coreset."""
     with answer(as_json, quiet) as reply:
+        from likewise.types import usable_device
         from likewise.verbs.select import choose
 
         result = choose(
@@ -254,6 +255,7 @@ def select(
             labels=labels,
             memory=memory,
             seed=seed or 0,
+            device=usable_device(device),
             copy_to=copy_to,
             link_to=link_to,
             data=data,

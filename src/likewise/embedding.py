@@ -27,6 +27,15 @@ EMBEDDINGS_FILES = ("x.npy", "items.csv", "meta.json", "thumbs", "evaluation.jso
 PICKLES = (".pt", ".pth", ".ckpt", ".pkl", ".bin")
 
 
+def opening_side(size: int) -> int:
+    """The short side at which images are opened for an encoder that looks at `size` pixels.
+
+    Half as large again, so that crops have detail too. What embeds a set opens it at this side: features of images
+    opened at another differ, since shrinking twice is not shrinking once.
+    """
+    return size * 3 // 2
+
+
 def features(
     encoder: Encoder, images: ImageSet, size: int, *, device: torch.device | str = "cpu", batch_size: int = 256
 ) -> Float[np.ndarray, "n d"]:

@@ -2,12 +2,15 @@
 
 import csv
 import json
+import math
+import tomllib
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any, NamedTuple, TypeVar
+from types import MappingProxyType, UnionType
+from typing import Any, NamedTuple, TypeVar, Union, get_args, get_origin
 
 import numpy as np
 import torch
@@ -264,6 +267,48 @@ def did_you_mean(name: str, known: Mapping[str, object] | Sequence[str]) -> str:
 
     close = difflib.get_close_matches(name, list(known), n=1)
     return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+_KINDS = {
+    int: "a whole number",
+    float: "a number",
+    str: "a word",
+    bool: "true or false",
+    tuple: "a list",
+    list: "a list",
+}
+
+
+def typed(key: str, value: Any, kind: Any) -> Any:
+    """`value` as the annotated type; words from the command line are read as TOML values, arrays as lists.
+
+    >>> typed("lr", "1e-3", float), typed("steps", "100", int | None), typed("widths", "[8, 16]", tuple[int, ...])
+    (0.001, 100, (8, 16))
+
+    Raises UsageError, naming `key`, for another type, and for a number that is not finite.
+    """
+    kinds = get_args(kind) if get_origin(kind) in (UnionType, Union) else (kind,)
+    bases = tuple(get_origin(k) or k for k in kinds)
+    if isinstance(value, np.generic | np.ndarray | Tensor):
+        value = value.tolist()
+    if isinstance(value, str) and str not in bases:
+        with suppress(tomllib.TOMLDecodeError):
+            value = tomllib.loads(f"value = {value}")["value"]
+    if isinstance(value, list | tuple):
+        for k, base in zip(kinds, bases, strict=True):
+            if base in (list, tuple):
+                of = get_args(k)
+                of = of[:1] * len(value) if base is list or of[1:] == (...,) else of
+                if len(of) != len(value):
+                    raise UsageError(f"{key}={json.dumps(value, default=str)}: expected a list of {len(of)}")
+                value = base(typed(f"{key}[{i}]", v, o) for i, (v, o) in enumerate(zip(value, of, strict=True)))
+    if type(value) is int and float in bases and int not in bases:
+        value = float(value)
+    fits = isinstance(value, bases) and (bool in bases or not isinstance(value, bool))
+    if not fits or (isinstance(value, float) and not math.isfinite(value)):
+        expected = " or ".join(dict.fromkeys(_KINDS[base] for base in bases if base in _KINDS))
+        raise UsageError(f"{key}={json.dumps(value, default=str)}: expected {expected}")
+    return value
 
 
 def _quote(text: str) -> str:

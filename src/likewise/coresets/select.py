@@ -2,10 +2,12 @@
 
 import inspect
 import math
+import operator
 import re
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from os import PathLike
 from typing import Any, SupportsFloat
 
 import numpy as np
@@ -19,7 +21,7 @@ from likewise.coresets.quality import Quality
 from likewise.coresets.random import random
 from likewise.errors import DataError, UsageError
 from likewise.progress import say
-from likewise.types import Embeddings, Selection, did_you_mean, pick
+from likewise.types import Embeddings, Selection, did_you_mean, pick, typed
 
 LONG = 30  # seconds from which on a run says beforehand what it will cost
 _BY_DIRECTION = {  # methods that bring rows to length 1 themselves, or look at none: they need no copy that is
@@ -56,7 +58,7 @@ def select(
     metric: str = "cosine",
     seed: int = 0,
     memory: int | str = "2GB",
-    chosen: Sequence[int] | np.ndarray | Tensor | None = None,
+    chosen: Any = None,
     target: Any = None,
     scores: Any = None,
     labels: Any = None,
@@ -72,7 +74,7 @@ def select(
     takes the rows as they are.
     `memory`: work space beyond x itself, in bytes or as "2GB", "500MB". A memory-mapped x is not copied, unless the
     method needs rows of length 1 and cannot make them block by block.
-    `chosen`: ids picked already; they are not returned and do not count towards the budget.
+    `chosen`: a list of the ids picked already; they are not returned and do not count towards the budget.
     `target`: embeddings of a set of its own, for methods that look for images like those.
     `scores`: a finite number for each image, for methods that rank by one.
     `labels`: an integer for each image, -1 where unknown. A method that cannot do without takes those of Embeddings.
@@ -97,11 +99,7 @@ def select(
     selector = pick(SELECTORS, method, "selector") if isinstance(method, str) else method
     name = method if isinstance(method, str) else getattr(method, "__name__", type(method).__name__)
     parameters = inspect.signature(selector).parameters
-    known = [option for option in parameters if option not in _GIVEN and option not in _ASKED]
-    for option in options:
-        if option not in known:
-            accepted = f"it takes {', '.join(known)}" if known else "it takes none"
-            raise UsageError(f"{option!r} is no option of {name}{did_you_mean(option, known)}; {accepted}")
+    options = read_options(name, selector, options)
     if metric not in METRICS:
         raise UsageError(f"metric {metric!r}: must be one of {', '.join(METRICS)}")
     n_bytes = parse_memory(memory)
@@ -161,15 +159,35 @@ def select(
     return Selection(selection.indices, selection.gains, selection.weights, measured, {**selection.meta, **meta})
 
 
+def read_options(name: str, selector: Callable[..., Selection], options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a method. Those of one that is listed are read by its annotations; others are taken as they are.
+
+    Raises UsageError for one that it does not take, or of another type.
+    """
+    from likewise.coresets import SELECTORS
+
+    parameters = inspect.signature(selector).parameters
+    known = [option for option in parameters if option not in _GIVEN and option not in _ASKED]
+    for option in options:
+        if option not in known:
+            accepted = f"it takes {', '.join(known)}" if known else "it takes none"
+            raise UsageError(f"{option!r} is no option of {name}{did_you_mean(option, known)}; {accepted}")
+    if SELECTORS.get(name) is not selector:
+        return dict(options)
+    return {option: typed(option, value, parameters[option].annotation) for option, value in options.items()}
+
+
 def parse_budget(budget: SupportsFloat | str, n: int) -> int:
     """The number of images meant by a share (0.1, "10%") or a count (5000, "5000") of n images.
+
+    A number with a point is a share below 1: one image is 1, and all are "100%".
 
     >>> parse_budget("10%", 250), parse_budget(0.5, 9), parse_budget(7, 9)
     (25, 4, 7)
     """
     wrong = UsageError(
-        f"budget {budget!r}: expected a share above 0 and below 1, a percentage up to 100%, or a number of images "
-        f"from 1 to {n}"
+        f"budget {budget!r}: expected a share above 0 and below 1, a percentage up to 100%, or a whole number "
+        f"of images from 1 to {n}"
     )
     try:
         if isinstance(budget, str) and budget.strip().endswith("%"):
@@ -177,16 +195,14 @@ def parse_budget(budget: SupportsFloat | str, n: int) -> int:
             if not 0 < share <= 1:
                 raise wrong
             return max(round(share * n), 1)
+        if isinstance(budget, str):
+            budget = int(budget) if budget.strip().isdecimal() else float(budget)
         number = float(budget)
+        if isinstance(budget, bool) or not math.isfinite(number) or number <= 0 or number > n:
+            raise wrong
+        return max(round(number * n), 1) if number < 1 else operator.index(budget)  # type: ignore[arg-type]
     except (TypeError, ValueError):
         raise wrong from None
-    if isinstance(budget, bool) or not math.isfinite(number) or number <= 0 or number > n:
-        raise wrong
-    if number < 1:
-        return max(round(number * n), 1)
-    if number != int(number) or isinstance(budget, float):
-        raise wrong
-    return int(number)
 
 
 def parse_memory(memory: int | str) -> int:
@@ -266,10 +282,14 @@ def _of_length_1(x: Tensor, memory: int) -> Tensor:
     return copy
 
 
-def _ids(chosen: Sequence[int] | np.ndarray | Tensor | None) -> Tensor | None:
+def _ids(chosen: Any) -> Tensor | None:
     if chosen is None:
         return None
-    ids = torch.as_tensor(np.asarray(chosen))
-    if ids.ndim != 1 or (len(ids) and ids.is_floating_point()):
-        raise UsageError("chosen: expected a list of image ids")
-    return ids.long()
+    try:
+        ids = np.asarray(chosen)
+    except ValueError:  # lists of several lengths
+        ids = np.empty(())
+    if ids.ndim != 1 or (len(ids) and ids.dtype.kind not in "iu"):
+        shown = f" {str(chosen)!r}" if isinstance(chosen, str | PathLike) else ""
+        raise UsageError(f"chosen{shown}: expected a list of image ids, such as the `indices` of a Selection")
+    return torch.from_numpy(ids.astype(np.int64))

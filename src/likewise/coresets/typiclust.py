@@ -14,6 +14,7 @@ from likewise.coresets.blocks import MEMORY, centred, check
 from likewise.coresets.clusters import cluster, members
 from likewise.coresets.neighbours import k_nearest
 from likewise.coresets.turns import after, by_turns
+from likewise.errors import UsageError
 from likewise.types import Selection
 
 NEIGHBOURS = 20
@@ -38,6 +39,8 @@ def typiclust(
     """
     n = len(x)
     chosen = check(n, budget, chosen)
+    if max_clusters < 1:
+        raise UsageError(f"max_clusters={max_clusters}: must be at least 1")
     rows = centred(x, memory)
     k = min(len(chosen) + budget, max_clusters, n)
     cell = cluster(rows, k, seed=seed, keys=keys).cell

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Int, UInt8
 from PIL import Image
 from torch import Tensor
 
-from likewise.errors import UsageError
+from likewise.errors import DataError, UsageError
 from likewise.images.cache import Cache, Decoded, Packed, Store, Writer, listing_name
 from likewise.images.decode import MAX_ASPECT, MAX_PIXELS, MIN_SIDE, to_image
 from likewise.images.labels import Labels, from_names, read_labels
@@ -169,6 +169,8 @@ def open_images(
         images = data if labels is None else data.relabel(labels)
         return images if channels is None else images.with_channels(channels)
     listing = locate(data, name)
+    if not len(listing):
+        raise DataError(f"data {listing.name}: holds no image; expected at least one")
     known = _labels(labels, listing, data)
     if isinstance(listing, Files):
         reading, store, rows = _open_files(listing, side, threads, max_pixels, Cache(cache, cache_limit))

@@ -11,6 +11,7 @@ from likewise.report import sections, verdict
 from likewise.report.folders import Picks, Run, Vectors, read_folders
 
 HERE = Path(__file__).parent
+GENERATOR = b'<meta name="generator" content="likewise">'  # by which page.html says whose it is
 N_ROWS = 200  # of the table of bad files, and of the list of duplicates
 
 
@@ -20,26 +21,44 @@ def write_report(folders: Sequence[Path], out: Path, *, title: str | None = None
     The images shown are the thumbnails of the embeddings folders, at most 2,000 of each. A selection brings the
     embeddings it was made from along, where they are found.
 
+    `out` is a new file named .html, or a report to write anew.
+
     Returns `report` (path), `images` (number of different images shown), `seconds`, `bytes`.
-    Raises DataError for a folder that is none of the three, or holds a file that cannot be read.
+    Raises UsageError for another `out`, and DataError for a folder that is none of the three, or holds a file that
+    cannot be read.
     """
     start = time.perf_counter()
     out = Path(out)
-    if out.is_dir():
-        raise UsageError(f"--out {out}: is a folder; expected the name of a file, such as {out / 'report.html'}")
+    _check_out(out)
     runs, vectors, picks = read_folders(folders)
     thumbs = sections.Thumbs()
     context = _context(runs, vectors, picks, thumbs)
     context["title"] = title or _title(runs, vectors, picks)
     html = _render(context)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    write_text(out, html)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        write_text(out, html)
+    except OSError as error:
+        raise UsageError(f"--out {out}: cannot be written ({error.strerror})") from None
     return {
         "report": str(out),
         "images": len(thumbs.uris),
         "seconds": time.perf_counter() - start,
         "bytes": len(html.encode()),
     }
+
+
+def _check_out(out: Path) -> None:
+    """Refuse what would be lost, before the work."""
+    if out.is_dir():
+        raise UsageError(f"--out {out}: is a folder; expected the name of a file, such as {out / 'report.html'}")
+    if out.suffix.lower() not in (".html", ".htm"):
+        raise UsageError(f"--out {out}: expected a name that ends in .html, such as {out.with_suffix('.html')}")
+    if out.exists():
+        with open(out, "rb") as file:
+            ours = GENERATOR in file.read(4096)
+        if not ours:
+            raise UsageError(f"--out {out}: is a file that is no report of likewise; choose another name, or delete it")
 
 
 def _context(

@@ -11,14 +11,16 @@ import torch
 from jaxtyping import Int
 
 from likewise.draws import Draws
-from likewise.embedding import EMBEDDINGS_FILES, embed, load_with_config
+from likewise.embedding import EMBEDDINGS_FILES, embed, load_with_config, opening_side
 from likewise.encoders import Pixels, normaliser
 from likewise.errors import DataError, UsageError
 from likewise.evaluation import EVALUATIONS, PROBES, WHOLE, alignment, describe
 from likewise.images import DATASETS, SPLITS, ImageSet, open_images
-from likewise.types import DataInfo, Embeddings, Encoder, pick
+from likewise.types import Embeddings, Encoder, pick
 from likewise.views import weak
 
+MIN_SIDE = 4  # pixels
+PIXELS = "pixels"  # the model that is none, whatever folders there are
 PIXELS_SIDE = 32  # images are compared as they are at this side, unless asked otherwise
 WHOLE_SIDE = 256  # the short side at which images are kept for probes that see whole ones
 N_ALIGNED = 2_000
@@ -47,34 +49,39 @@ def evaluate(
     names = [protocols] if isinstance(protocols, str) else list(protocols)
     for name in names:
         pick({**EVALUATIONS, **PROBES}, name, "protocol")
-    if isinstance(model, Embeddings) or _is_embeddings(model):
-        if data is not None or labels is not None:
+    if is_embeddings(model):
+        if data is not None or labels is not None or size is not None or not trained:
             raise UsageError(
-                f"model {model}: embeddings are evaluated as they are; DATA and --labels belong to a model"
+                f"model {_name(model)}: embeddings are evaluated as they are; DATA, --labels, --size and --untrained "
+                "belong to a model"
             )
-        table = model if isinstance(model, Embeddings) else Embeddings.load(Path(model))
-        other = None if test is None else Embeddings.load(Path(test))
-        train_x, test_x = hold_out(table) if other is None else (table, other)
+        if test is not None and not is_embeddings(test):
+            raise UsageError(f"--test {_name(test)}: expected embeddings, as {_name(model)} is")
+        table = _table(model)
+        train_x, test_x = hold_out(table) if test is None else (table, _table(test))
+        if train_x.x.shape[1] != test_x.x.shape[1]:
+            raise DataError(f"--test: has {test_x.x.shape[1]} dimensions, and {_name(model)} {train_x.x.shape[1]}")
         encoder, train_images = None, None
         size = int(table.meta.get("size", 0))
     else:
         if data is None:
-            raise UsageError(f"model {model}: DATA is needed to evaluate a model; expected a folder, file or named set")
+            raise UsageError(
+                f"model {_name(model)}: DATA is needed to evaluate a model; expected a folder, file or named set"
+            )
+        if is_embeddings(test):
+            raise UsageError(f"--test {_name(test)}: are embeddings; expected images, as {_name(model)} is a model")
         if isinstance(data, str) and test is None:
             data, test = _official_splits(data)
-        encoder, size, side = _encoder(model, size, trained)
-        train_images = _open(data, labels, side, max_bad)
-        test_images = None if test is None else _open(test, labels, side, max_bad)
-        if encoder is None:
-            encoder = Pixels(DataInfo(len(train_images), train_images.channels, size))
-        channels = normaliser(encoder).channels
+        encoder, train_images, size = open_for(model, data, labels=labels, size=size, trained=trained, max_bad=max_bad)
+        test_images = (
+            None if test is None else open_images(test, labels=labels, side=opening_side(size), max_bad=max_bad)
+        )
+        train = embed(encoder, train_images, size=size, device=device)
         if test_images is None:
-            table = embed(encoder, _as(train_images, channels), size=size, device=device)
-            train_x, test_x = hold_out(table)
+            train_x, test_x = hold_out(train)
         else:
             _check_classes(train_images, test_images)
-            train_x = embed(encoder, _as(train_images, channels), size=size, device=device)
-            test_x = embed(encoder, _as(test_images, channels), size=size, device=device)
+            train_x, test_x = train, embed(encoder, fitting(encoder, test_images), size=size, device=device)
     results: dict[str, dict[str, Any]] = {}
     for name in names:
         if name in EVALUATIONS:
@@ -82,27 +89,25 @@ def evaluate(
                 train_x, test_x, **({"seed": seed} if name in ("linear", "few-label") else {})
             )
             if name == "health" and encoder is not None and train_images is not None:
-                results[name]["alignment"] = _alignment(
-                    encoder, _as(train_images, normaliser(encoder).channels), size, seed, device
-                )
+                results[name]["alignment"] = _alignment(encoder, train_images, size, seed, device)
         elif encoder is None or train_images is None:
-            raise UsageError(f"protocol {name}: needs a model and images; {model} holds embeddings only")
+            raise UsageError(f"protocol {name}: needs a model and images; {_name(model)} holds embeddings only")
         else:
             mine, others = train_images, test_images
             if name in WHOLE:
-                mine = _open(data, labels, WHOLE_SIDE, max_bad)
-                others = None if test is None else _open(test, labels, WHOLE_SIDE, max_bad)
-            mine = _as(mine, normaliser(encoder).channels)
+                mine = open_images(data, labels=labels, side=WHOLE_SIDE, max_bad=max_bad)
+                others = None if test is None else open_images(test, labels=labels, side=WHOLE_SIDE, max_bad=max_bad)
+            mine = fitting(encoder, mine)
             if others is None:
                 sides = tuple(mine.subset(ids) for ids in _split(mine.keys))
             else:
-                sides = mine, _as(others, mine.channels)
+                sides = mine, fitting(encoder, others)
             draws = Draws(seed, 0, 0, torch.from_numpy(np.array(sides[0].keys)))
             results[name] = PROBES[name](
                 encoder, *sides, size=size, draws=draws, **({"device": device} if name in WHOLE else {})
             )
     return {
-        "model": str(model) if isinstance(model, str | os.PathLike) else type(model).__name__,
+        "model": _name(model),
         "data": data.name if isinstance(data, ImageSet) else train_x.meta.get("data") if data is None else str(data),
         "train": len(train_x),
         "test": len(test_x),
@@ -130,46 +135,59 @@ def append(folder: Path, result: dict[str, Any]) -> None:
         file.write(json.dumps(result) + "\n")
 
 
-def resolve_model(model: Any, size: int | None, images: ImageSet, *, trained: bool = True) -> tuple[Encoder, int]:
-    """An encoder and the side it looks at, for a model as people name it: a run, a saved encoder, or "pixels"."""
-    encoder, side, _ = _encoder(model, size, trained)
-    return encoder or Pixels(DataInfo(len(images), images.channels, side)), side
+def open_for(
+    model: Any, data: Any, *, labels: Any = None, size: int | None = None, trained: bool = True, max_bad: float | str
+) -> tuple[Encoder, ImageSet, int]:
+    """The encoder of a model as people name it (a run, a saved encoder, "pixels", or an Encoder with `size`), the
+    images of `data` as it takes them, and the side it looks at. Every verb that embeds asks here, so that all see the
+    same pixels.
+    """
+    if size is not None and size < MIN_SIDE:
+        raise UsageError(f"size={size}: expected at least {MIN_SIDE} pixels")
+    pixels = isinstance(model, str) and model == PIXELS
+    if not trained and (pixels or isinstance(model, Encoder)):
+        raise UsageError(f"--untrained: {_name(model)} is as it is; expected a run")
+    encoder: Encoder | None = None
+    if isinstance(model, Encoder):
+        if size is None:
+            raise UsageError("size: needed with an encoder object, in pixels")
+        encoder, side = model, size
+    elif pixels:
+        side = PIXELS_SIDE if size is None else size
+    else:
+        encoder, config = load_with_config(model, trained=trained)
+        side = int(config["size"]) if size is None else size
+    images = open_images(data, labels=labels, side=opening_side(side), max_bad=max_bad)
+    if encoder is None:
+        encoder = Pixels(images.info(side))
+    return encoder, fitting(encoder, images), side
 
 
 def fitting(encoder: Encoder, images: ImageSet) -> ImageSet:
     """The images with the number of channels that the encoder takes."""
-    return _as(images, normaliser(encoder).channels)
+    channels = normaliser(encoder).channels
+    return images if images.channels == channels else images.with_channels(channels)
 
 
-def _encoder(model: Any, size: int | None, trained: bool) -> tuple[Encoder | None, int, int]:
-    """The encoder (None for pixels, which need the data), its side, and the side at which to keep the images."""
-    if isinstance(model, Encoder):
-        if size is None:
-            raise UsageError("size: needed with an encoder object, in pixels")
-        return model, size, size * 3 // 2
-    if model == "pixels":
-        return None, size or PIXELS_SIDE, (size or PIXELS_SIDE) * 3 // 2
-    encoder, config = load_with_config(model, trained=trained)
-    side = size or int(config["size"])
-    return encoder, side, side * 3 // 2
+def is_embeddings(model: Any) -> bool:
+    """Whether a model, as people name it, is an embeddings folder or Embeddings."""
+    if isinstance(model, str | os.PathLike):
+        return model != PIXELS and all((Path(model) / name).is_file() for name in EMBEDDINGS_FILES[:3])
+    return isinstance(model, Embeddings)
 
 
-def _is_embeddings(model: Any) -> bool:
-    return isinstance(model, str | os.PathLike) and all((Path(model) / name).is_file() for name in EMBEDDINGS_FILES[:3])
+def _table(model: Any) -> Embeddings:
+    return model if isinstance(model, Embeddings) else Embeddings.load(Path(model))
+
+
+def _name(model: Any) -> str:
+    return str(model) if isinstance(model, str | os.PathLike) else type(model).__name__
 
 
 def _official_splits(data: str) -> tuple[str, str | None]:
     if data in DATASETS and "test" in SPLITS.get(data, ("test",)):
         return f"{data}:train", f"{data}:test"
     return data, None
-
-
-def _open(data: Any, labels: Any, side: int, max_bad: float | str) -> ImageSet:
-    return data if isinstance(data, ImageSet) else open_images(data, labels=labels, side=side, max_bad=max_bad)
-
-
-def _as(images: ImageSet, channels: int) -> ImageSet:
-    return images if images.channels == channels else images.with_channels(channels)
 
 
 def _check_classes(train: ImageSet, test: ImageSet) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from PIL import Image
 
 from likewise.errors import DataError
-from likewise.files import write_bytes
+from likewise.files import write, write_bytes
 from likewise.images.decode import MAX_PIXELS, Unusable, to_image
 from likewise.images.scan import locate
 from likewise.images.sources import Files
@@ -21,14 +21,21 @@ class Originals:
         self.place = {path: i for i, path in enumerate(self.listing.paths)}
 
     def copy(self, path: str, target: Path) -> None:
-        """A file with the very bytes of the image; of pixels in memory a lossless PNG."""
+        """A file with the very bytes of the image; of pixels in memory a lossless PNG. It is there whole or not."""
         i = self._find(path)
         if not isinstance(self.listing, Files):
-            self.image(path).save(target.with_name(target.name + ".png"))
+            write(target, lambda file: self.image(path).save(file, "PNG"))
         elif self.listing.files is not None:
-            shutil.copy2(self.listing.files[i], target)
+            with open(self.listing.files[i], "rb") as original:
+                write(target, lambda file: shutil.copyfileobj(original, file))
+            shutil.copystat(self.listing.files[i], target)
         else:
             write_bytes(target, self.listing.read(i))
+
+    @property
+    def suffix(self) -> str:
+        """What a copy's name has beyond that of the image."""
+        return "" if isinstance(self.listing, Files) else ".png"
 
     @property
     def linkable(self) -> bool:

@@ -18,7 +18,7 @@ import tomli_w
 import torch
 
 from likewise.draws import word
-from likewise.embedding import features, images_hash, load_with_config, save_encoder, weights_hash
+from likewise.embedding import features, images_hash, load_with_config, opening_side, save_encoder, weights_hash
 from likewise.encoders import External, build, normaliser
 from likewise.errors import DataError, TrainingError, UsageError
 from likewise.evaluation.health import health
@@ -30,10 +30,10 @@ from likewise.methods import Method, find
 from likewise.progress import say
 from likewise.training.fit import fit, make_batch, settle, trial_rate
 from likewise.training.monitor import save_pictures
-from likewise.types import Embeddings, Encoder, TrainConfig
+from likewise.types import Embeddings, Encoder, TrainConfig, typed
 from likewise.verbs.ids import read_ids
 from likewise.verbs.relation import make_relation
-from likewise.verbs.settings import BUDGET, DEFAULT, Plan, make_plan, plain, read_recipe, typed
+from likewise.verbs.settings import BUDGET, DEFAULT, Plan, make_plan, plain, read_recipe
 from likewise.views import RECIPES
 
 RUN_FILES = (
@@ -289,9 +289,12 @@ def _open(
     images = data
     if not isinstance(images, ImageSet):
         threads = settings.get("threads") or TrainConfig.threads
-        images = open_images(data, labels=labels, side=side and side * 3 // 2, max_bad=max_bad, threads=threads)
+        images = open_images(data, labels=labels, side=side and opening_side(side), max_bad=max_bad, threads=threads)
     if subset is not None:
-        images = images.subset(read_ids(Path(subset), "--subset", len(images)))
+        ids = read_ids(Path(subset), "--subset", len(images), images.paths)
+        if not len(ids):
+            raise DataError(f"--subset {subset}: names no image; expected at least one")
+        images = images.subset(ids)
     if n_patches:
         images = draw_patches(images, n_patches, settings.get("seed") or 0, size=settings["size"])
     return images

@@ -8,9 +8,9 @@ from typing import Any
 from likewise.errors import UsageError
 from likewise.files import new_folder, write_json
 from likewise.papers import BUDGETS, FILES, PAPERS
-from likewise.types import pick
+from likewise.types import pick, typed
 from likewise.verbs.pretrain import environment
-from likewise.verbs.settings import keywords, typed
+from likewise.verbs.settings import keywords
 
 
 def reproduce(

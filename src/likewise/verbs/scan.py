@@ -11,7 +11,8 @@ import torch
 from likewise.coresets.codes import near_codes
 from likewise.coresets.near import near_groups, with_lowest
 from likewise.coresets.select import parse_memory
-from likewise.errors import UsageError
+from likewise.embedding import images_hash
+from likewise.errors import DataError, UsageError
 from likewise.images.fingerprint import fingerprint
 from likewise.images.scan import check_bad, locate, read_all, share, summary
 from likewise.types import Embeddings
@@ -33,23 +34,32 @@ def scan(
     """Read every image of `data` and say what is there; what `likewise.images.scan` returns, and near-duplicates.
 
     `near`: compare perceptual fingerprints, of which a share `similarity` (default 0.9) of 64 bits must agree.
-    `near_by`: compare the embeddings in that folder, whose cosine must be at least `similarity` (default 0.95).
+    `near_by`: compare the embeddings in that folder instead, which must be of these very images, and whose cosine must
+    be at least `similarity` (default 0.95).
     Both are exact: no pair is missed. `memory` is the work space for it, in bytes or as "2GB".
 
     Adds "near": groups, the largest first, of {"paths", "similarity": the lowest of a pair that joined them}. Images
     may be joined through others, so that two of a group can be less alike than that.
     """
+    if near and near_by is not None:
+        raise UsageError(f"--near: compares fingerprints, and --near-by {near_by} embeddings; expected one of them")
+    if similarity is not None and not near and near_by is None:
+        raise UsageError(f"--similarity {similarity}: of what? expected --near or --near-by with it")
+    table = None if near_by is None else Embeddings.load(Path(near_by))
     listing = locate(data)
     codes = array("Q")
-    by_pixels = near and near_by is None
-    distance = _bits(similarity) if by_pixels else 0
+    distance = _bits(similarity) if near else 0
     reading = read_all(
-        listing, threads=threads, keep=(lambda pixels: codes.append(fingerprint(pixels))) if by_pixels else _pass
+        listing, threads=threads, keep=(lambda pixels: codes.append(fingerprint(pixels))) if near else _pass
     )
     check_bad(listing.paths, reading, share(max_bad))
     result = summary(listing, reading)
-    if near_by is not None:
-        table = Embeddings.load(Path(near_by))
+    if table is not None:
+        if images_hash(table.keys) != images_hash(reading.keys):
+            raise DataError(
+                f"--near-by {near_by}: has embeddings of {len(table):,} images, not of the {len(reading.keys):,} of "
+                f"{listing.name}; expected what `likewise embed` makes of these"
+            )
         x = torch.from_numpy(np.array(table.x))
         found = near_groups(x, FEATURES if similarity is None else similarity, memory=parse_memory(memory))
         result["near"] = _named(found, table.paths)

@@ -10,17 +10,18 @@ from typing import Any
 import numpy as np
 
 from likewise.coresets import SELECTORS, parse_budget, parse_memory, select
-from likewise.coresets.checkpoint import Checkpoint
+from likewise.coresets.checkpoint import Checkpoint, fingerprint
 from likewise.coresets.estimate import estimate
-from likewise.embedding import embed, load_with_config
+from likewise.coresets.select import read_options
+from likewise.embedding import embed
 from likewise.errors import DataError, UsageError
 from likewise.files import claim, empty_folder, new_folder
-from likewise.images import ImageSet, open_images
 from likewise.images.labels import read_labels
 from likewise.images.scan import locate
 from likewise.images.sources import read_csv
 from likewise.signals import stop_signals
 from likewise.types import Embeddings, Selection, pick
+from likewise.verbs.evaluate import open_for
 from likewise.verbs.ids import read_ids
 from likewise.verbs.originals import Originals
 
@@ -41,6 +42,7 @@ def choose(
     labels: str | None = None,
     memory: str = "2GB",
     seed: int = 0,
+    device: str = "cpu",
     copy_to: Path | None = None,
     link_to: Path | None = None,
     data: str | None = None,
@@ -51,63 +53,91 @@ def choose(
 ) -> dict[str, Any]:
     """Select, save to `out` with small pictures of the first picks, and copy or link the chosen images.
 
-    Copies and links are named by rank. Returns what `--json` prints. With `dry_run` nothing is selected nor written:
+    `device` is where the encoder of a run embeds its images; what is selected does not hang on it otherwise. Copies and
+    links are named by rank. Returns what `--json` prints. With `dry_run` nothing is selected nor written:
     the answer is what it would cost.
 
     Every half a minute, and when SIGTERM or SIGINT asks to stop (then Stopped is raised), a method that can be taken up
     again leaves in `out` what it has; with `resume` it goes on from there, to the same bits with the same `memory` and
-    number of threads, to the same picks with any. Of a finished selection, `resume` gives the answer again.
+    number of threads, to the same picks with any. Of a finished selection, `resume` gives the answer again, and copies
+    or links where that is asked.
     """
     import resource
 
-    x, paths, where = _features(Path(source), data)
-    options = _typed(options or {})
+    own = {"metric": "cosine", **(options or {})}
+    metric = own.pop("metric")
+    options = read_options(method, pick(SELECTORS, method, "selector"), own)
+    x, paths, where = _features(Path(source), data, device)
     if dry_run:
         return _cost(x, method, budget, memory, options)
     named = {"target": target, "scores": scores, "labels": labels}
+    held = None if chosen is None else read_ids(chosen, "--chosen", len(x), paths)
+    begun_with = None if held is None else f"{len(held)} images, hash {fingerprint([held])}"
+    finished = None
     if resume and (out / "selection.json").is_file() and not (out / STATE).is_file():
         asked = {"method": method, "budget": parse_budget(budget, len(x)), "seed": seed, "embeddings": str(source)}
-        asked |= {"options": {"metric": "cosine", **options}}
+        asked |= {"options": {"metric": metric, **options}, "chosen": begun_with}
         asked |= {argument: None if value is None else str(value) for argument, value in named.items()}
-        return _answer(out, _finished(out, asked), budget)
+        finished = _finished(out, asked)
     if (out / STATE).is_file() and not (resume or overwrite):
         raise UsageError(f"--out {out}: holds a selection that was stopped; go on with --resume, or pass --overwrite")
     originals = _originals(where, paths, asked=copy_to or link_to)
     if originals is not None and link_to is not None and not originals.linkable:
         raise UsageError(f"--link-to {link_to}: the images of {where} are no files of their own; expected --copy-to")
-    copies = None if copy_to is None else empty_folder(copy_to, "--copy-to")
-    links = None if link_to is None else empty_folder(link_to, "--link-to")
+    if finished is not None:
+        _bring(originals, paths, finished, copy_to, link_to)
+        return _answer(out, finished, budget)
+    for folder, argument in ((copy_to, "--copy-to"), (link_to, "--link-to")):
+        if folder is not None:
+            empty_folder(folder, argument)
     given: dict[str, Any] = {
-        "chosen": None if chosen is None else read_ids(chosen, "--chosen"),
-        "target": None if target is None else _features(target, None)[0],
+        "chosen": held,
+        "target": None if target is None else _features(target, None, device)[0],
         "scores": None if scores is None else _scores(scores, paths),
         "labels": None if labels is None else _labels(labels, x, paths),
     }
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    pick(SELECTORS, method, "selector")
     parse_budget(budget, len(x))
     claim(out, "selection", (*SELECTION_FILES, STATE), overwrite=overwrite or resume)  # before the work, not after it
     if not resume:
         (out / STATE).unlink(missing_ok=True)
     with _checkpoint(method, out / STATE) as checkpoint:
-        selection = select(x, method, budget, seed=seed, memory=memory, checkpoint=checkpoint, **given, **options)
+        how: dict[str, Any] = {"metric": metric, "seed": seed, "memory": memory, "checkpoint": checkpoint}
+        selection = select(x, method, budget, **how, **given, **options)
     peak = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
     folder = new_folder(out, "selection", SELECTION_FILES, overwrite=True)
     about = {**selection.meta, "embeddings": str(source), "data": where, "peak_memory_mb": peak}
     about |= {argument: str(value) for argument, value in named.items() if value is not None}
+    if begun_with is not None:
+        about["chosen"] = begun_with
     saved = Selection(selection.indices, selection.gains, selection.weights, selection.quality, about)
     saved.save(folder, paths)
     (folder / STATE).unlink(missing_ok=True)
     if originals is not None and paths is not None:
-        picked = [(int(i), paths[i]) for i in selection.indices]
-        _save_thumbs(originals, picked, folder / "thumbs")
-        for rank, (_, path) in enumerate(picked):
-            name = f"{rank:0{len(str(len(picked)))}d}-{Path(path).name}"
-            if copies is not None:
-                originals.copy(path, copies / name)
-            if links is not None:
-                originals.link(path, links / name)
+        _save_thumbs(originals, [(int(i), paths[i]) for i in saved.indices[:N_THUMBS]], folder / "thumbs")
+    _bring(originals, paths, saved, copy_to, link_to)
     return _answer(folder, saved, budget)
+
+
+def _bring(
+    originals: Originals | None, paths: list[str] | None, picks: Selection, copy_to: Path | None, link_to: Path | None
+) -> None:
+    """Copy the picked files, or link to them, named by rank; those that are there from a first try are left alone."""
+    if originals is None or paths is None:
+        return
+    width = len(str(len(picks)))
+    named = {f"{r:0{width}d}-{Path(paths[i]).name}{originals.suffix}": paths[i] for r, i in enumerate(picks.indices)}
+    for folder, argument, place in ((copy_to, "--copy-to", originals.copy), (link_to, "--link-to", originals.link)):
+        if folder is None:
+            continue
+        there = {file.name for file in folder.iterdir()} if folder.is_dir() else set()
+        if not there:
+            empty_folder(folder, argument)
+        elif other := sorted(there - set(named)):
+            raise UsageError(f"{argument} {folder}: holds {other[0]}, which is none of these picks; choose another")
+        for name, path in named.items():
+            if name not in there:
+                place(path, folder / name)
 
 
 @contextmanager
@@ -166,7 +196,7 @@ def _cost(x: Any, method: str, budget: str | float | int, memory: str, options: 
     }
 
 
-def _features(source: Path, data: str | None) -> tuple[Any, list[str] | None, str | None]:
+def _features(source: Path, data: str | None, device: str) -> tuple[Any, list[str] | None, str | None]:
     """Features, the paths of the images, and the folder they are relative to."""
     if source.suffix == ".npy":
         x = _array(source)
@@ -181,15 +211,10 @@ def _features(source: Path, data: str | None) -> tuple[Any, list[str] | None, st
         return table, list(table.paths), data or table.meta.get("data")
     if (source / "resolved.toml").is_file():
         where = data or tomllib.loads((source / "resolved.toml").read_text())["data"]
-        images = open_images(where, max_bad=1.0)  # what the run tolerated is none of our business here
-        encoder, config = load_with_config(source)
-        table = embed(encoder, _with(images, config["channels"]), size=config["size"])
+        encoder, images, size = open_for(source, where, max_bad=1.0)  # what the run tolerated is no business of ours
+        table = embed(encoder, images, size=size, device=device)
         return table, list(table.paths), where
     raise DataError(f"{source}: expected an embeddings folder, a run folder, or an .npy file")
-
-
-def _with(images: ImageSet, channels: int) -> ImageSet:
-    return images if images.channels == channels else images.with_channels(channels)
 
 
 def _originals(where: str | None, paths: list[str] | None, asked: Path | None) -> Originals | None:
@@ -250,19 +275,8 @@ def _array(file: Path) -> np.ndarray:
 def _save_thumbs(originals: Originals, picked: list[tuple[int, str]], folder: Path) -> None:
     """Small pictures of the first picks, named by id as those of embeddings are."""
     folder.mkdir()
-    for i, path in picked[:N_THUMBS]:
+    for i, path in picked:
         with suppress(DataError):  # the data may have changed since; then there is nothing to show
             picture = originals.image(path)
             picture.thumbnail((4 * THUMB_SIDE, THUMB_SIDE))
             picture.save(folder / f"{i:06d}.webp", quality=80)
-
-
-def _typed(options: dict[str, Any]) -> dict[str, Any]:
-    """Words from the command line as numbers where they are numbers."""
-    made: dict[str, Any] = {}
-    for key, value in options.items():
-        try:
-            made[key] = tomllib.loads(f"value = {value}")["value"] if isinstance(value, str) else value
-        except tomllib.TOMLDecodeError:
-            made[key] = value
-    return made

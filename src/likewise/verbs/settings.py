@@ -5,19 +5,16 @@ name space (a contract test keeps them apart), so that flag, recipe key and keyw
 """
 
 import inspect
-import json
 import tomllib
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from types import UnionType
-from typing import Any, Union, get_args, get_origin
+from typing import Any
 
 from likewise.encoders import ENCODERS
 from likewise.errors import UsageError
 from likewise.methods import find, recipe
-from likewise.types import Encoder, TrainConfig, did_you_mean, pick
+from likewise.types import Encoder, TrainConfig, did_you_mean, pick, typed
 from likewise.views import RECIPES
 
 BUDGET = ("epochs", "steps", "minutes")
@@ -99,28 +96,6 @@ def read_recipe(path: Path | str) -> dict[str, Any]:
         raise UsageError(f"--recipe {path}: no such file") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"--recipe {path}: is not valid TOML ({error})") from None
-
-
-def typed(key: str, value: Any, kind: Any) -> Any:
-    """`value` as the annotated type; words from the command line are read as TOML values.
-
-    >>> typed("lr", "1e-3", float), typed("steps", "100", int | None), typed("widths", "[8, 16]", tuple[int, ...])
-    (0.001, 100, (8, 16))
-    """
-    kinds = get_args(kind) if get_origin(kind) in (UnionType, Union) else (kind,)
-    bases = tuple(get_origin(k) or k for k in kinds)
-    if isinstance(value, str) and str not in bases:
-        with suppress(tomllib.TOMLDecodeError):
-            value = tomllib.loads(f"value = {value}")["value"]
-    if isinstance(value, list) and tuple in bases:
-        value = tuple(value)
-    if isinstance(value, int) and not isinstance(value, bool) and float in bases and int not in bases:
-        value = float(value)
-    if not isinstance(value, bases) or (isinstance(value, bool) and bool not in bases):
-        names = {int: "a whole number", float: "a number", str: "a word", bool: "true or false", tuple: "a list"}
-        expected = " or ".join(names[b] for b in bases if b in names)
-        raise UsageError(f"{key}={json.dumps(value, default=str)}: expected {expected}")
-    return value
 
 
 def plain(settings: Mapping[str, Any]) -> dict[str, Any]:
