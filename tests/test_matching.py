@@ -4,6 +4,7 @@ import itertools
 import json
 import math
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +21,17 @@ from likewise.draws import Draws
 from likewise.encoders import External
 from likewise.encoders.convnet import convnet
 from likewise.errors import DataError, UsageError
-from likewise.evaluation.matching import bootstrap, compare, layers, mean_average_precision, read_pairs, rgb, sift
-from likewise.evaluation.matching.compare import describe
+from likewise.evaluation.matching import (
+    bootstrap,
+    compare,
+    layers,
+    mean_average_precision,
+    read_pairs,
+    rgb,
+    sift,
+    synthetic,
+)
+from likewise.evaluation.matching.compare import Compared, describe
 from likewise.evaluation.matching.descriptors import fit_channels
 from likewise.evaluation.matching.ellipses import Ellipses, distinct, of_region, overlap, transport
 from likewise.evaluation.matching.regions import frames, orientation, patches, regions
@@ -224,6 +234,9 @@ def test_regions_are_capped_by_contrast_and_found_in_colour_and_grey(china):
     assert len(regions(np.full((1, 60, 60), 90, np.uint8)).centre) == 0
     blob = np.full((1, 80, 100), 200, np.uint8)
     blob[:, 30:50, 40:70] = 40
+    assert len(regions(blob, most=1).centre) == 1
+    part = china[:, 24:84, 30:90]  # at one margin more than one region, at the next none
+    assert len(regions(part, most=1).centre) == 1
     found = regions(blob)
     assert any(np.allclose(centre, [54.5, 39.5], atol=0.6) for centre in found.centre)
 
@@ -442,7 +455,7 @@ def test_a_real_picture_and_its_turned_self(china):
 # --- folders
 
 
-def test_pairs_folders(tmp_path, china):
+def test_pairs_folders(tmp_path, china, monkeypatch):
     small = china[:, :64, :64]
     write_scene(tmp_path / "boat", [small, small])
     write_scene(tmp_path / "mine", [small] * 3)
@@ -455,7 +468,14 @@ def test_pairs_folders(tmp_path, china):
     ]
     (tmp_path / "changes.csv").write_text("scene,image,change\nmine,img3,snow\nboat,,waves\n")
     assert [p.change for p in read_pairs(tmp_path)] == ["waves", "unknown", "snow"]
-    assert [p.scene for p in read_pairs(tmp_path / "boat")] == ["boat"]
+    assert [(p.scene, p.change) for p in read_pairs(tmp_path / "boat")] == [("boat", "waves")]
+    monkeypatch.chdir(tmp_path / "mine")
+    assert [(p.scene, p.change) for p in read_pairs(".")] == [("mine", "unknown"), ("mine", "snow")]
+    Path("changes.csv").write_text("scene,image,change\nmine,img2,rain\n")
+    assert [p.change for p in read_pairs(".")] == ["rain", "snow"]
+    (tmp_path / "changes.csv").write_bytes("scene,image,change\nboat,,größer\n".encode("latin-1"))
+    with pytest.raises(DataError, match=r"changes.csv: is not a table \(.*\); expected scene, image, change in UTF-8$"):
+        read_pairs(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -631,6 +651,19 @@ def test_only_what_both_images_show_is_compared(tmp_path, china):
     assert inside.possible == outside.possible > 20
 
 
+def test_colour_beside_grey_is_luminance(tmp_path, china):
+    part = china[:, 60:160, 40:200]
+    grey = as_channels(part, 1)
+    write_scene(tmp_path / "mixed", [part, grey, part])
+    write_scene(tmp_path / "other", [grey, part])
+    write_scene(tmp_path / "plain", [grey, grey])
+    mixed, colour, other, plain = compare(read_pairs(tmp_path), [rgb, sift], side=12, most=50)
+    assert mixed.ap == other.ap == plain.ap
+    assert min(plain.ap.values()) > 0.9
+    (of_colour,) = (each.ap for each in compare([colour.pair], [rgb, sift], side=12, most=50))
+    assert colour.ap == of_colour
+
+
 def test_nothing_to_measure(tmp_path):
     flat = np.full((1, 50, 50), 80, np.uint8)
     write_scene(tmp_path / "flat", [flat, flat])
@@ -650,3 +683,31 @@ def test_the_verb_makes_pairs(tmp_path, china):
     assert len(result["pairs"]) + len(result["skipped"]) == 24
     assert set(result["map"]["rgb"]) == {*CHANGES, "all"}
     assert result["map"]["rgb"]["light"] > result["map"]["rgb"]["zoom"]
+
+
+def test_pairs_that_were_half_made_are_made_again(tmp_path, china, monkeypatch):
+    images = open_images(np.stack([china[:, 4 * i : 4 * i + 24, :24].transpose(1, 2, 0) for i in range(2)]))
+    made = []
+
+    def kill(*arguments):
+        made.append(arguments)
+        if len(made) == 6:
+            raise KeyboardInterrupt
+        write_json(*arguments)
+
+    def measured(pairs, *_, **__):
+        return (Compared(pair, {"rgb": 1.0}, (1, 1), 1) for pair in pairs)
+
+    write_json = synthetic.write_json
+    monkeypatch.setattr("likewise.verbs.match.compare", measured)
+    monkeypatch.setattr("likewise.verbs.match.write_pairs", partial(write_pairs, n=2))
+    monkeypatch.setattr(synthetic, "write_json", kill)
+    pairs, out = tmp_path / "pairs", tmp_path / "out"
+    with pytest.raises(KeyboardInterrupt):
+        likewise.match("pixels", pairs, make_from=images, out=out)
+    assert (pairs / "scene02").is_dir()
+    again = likewise.match("pixels", pairs, make_from=images, out=out, resume=True)
+    assert len(again["pairs"]) == 2 * 24
+    n = len(made)
+    assert likewise.match("pixels", pairs, make_from=images, out=out, resume=True)["map"] == again["map"]
+    assert len(made) == n

@@ -132,7 +132,7 @@ def test_matching_is_asked_for_where_the_pairs_are(budget, tmp_path, monkeypatch
     (tmp_path / "oxford-affine").mkdir()
     monkeypatch.setattr(exemplar, "find_spec", lambda name: name)
     found = exemplar.matching(tmp_path / "out", budget, 0)
-    assert asked == [("oxford-affine", 40, None, "oxford", False), ("pairs", 40, budget.made_from, "made", False)]
+    assert asked == [("oxford-affine", 40, None, "oxford", True), ("pairs", 40, budget.made_from, "made", True)]
     assert {run.name for run in (tmp_path / "out/runs").iterdir()} == {"small-made-up", "small-made-up-blur"}
     assert "soften = 2.5" in (tmp_path / "out/runs/small-made-up-blur/resolved.toml").read_text()
     assert exemplar.matching(tmp_path / "out", budget, 0) == found
@@ -157,8 +157,38 @@ def test_a_run_that_was_stopped_goes_on(budget, tmp_path):
     assert trained(tmp_path, "a", budget.sources["made-up"], 0, settings) == folder
     assert json.loads((folder / "status.json").read_text())["resumed_at"] == 4
     assert (folder / "model.safetensors").read_bytes() == weights
-    with pytest.raises(UsageError, match=r"steps=5: .* has 4; choose another --out"):
-        trained(tmp_path, "a", budget.sources["made-up"], 0, {**settings, "steps": 5})
+    for seed, other, says in (
+        (0, {"steps": 5}, r"steps=5: .* has 4; choose another --out"),
+        (1, {}, r"seed=1: .* has 0; choose another --out"),
+        (0, {"lr": 0.01}, r"lr=0.01: .* has 0.02; choose"),
+        (0, {"encoder": "exemplar-medium"}, r"encoder=exemplar-medium: .* has exemplar-small; choose"),
+        (0, {"patches": 13}, r"patches=13: .* has 12; choose"),
+        (0, {"soften": 2.5}, r"soften=2.5: .* has 0.0; choose"),
+    ):
+        with pytest.raises(UsageError, match=says):
+            trained(tmp_path, "a", budget.sources["made-up"], seed, {**settings, **other})
+    assert trained(tmp_path, "a", budget.sources["made-up"], 0, {**settings, "threads": 1}) == folder
+
+
+def test_a_part_has_its_line_wherever_the_last_call_was_cut_off(tmp_path):
+    exemplar.kept(tmp_path, "a", dict)
+    log = tmp_path / "runs.jsonl"
+    for left in (log.read_bytes()[:9], b""):
+        log.write_bytes(left)
+        exemplar.kept(tmp_path, "a", dict)
+        exemplar.kept(tmp_path, "b", dict)
+        assert [json.loads(line)["part"] for line in log.read_text().splitlines()] == ["a", "b"]
+
+
+def test_steps_are_those_of_the_table_and_of_matching(monkeypatch, tmp_path):
+    plans = []
+    monkeypatch.setattr(exemplar, "run", lambda out, plan, seed, **_: plans.append(plan))
+    for name in ("cpu", "full"):
+        exemplar.reproduce(tmp_path, budget=name, seed=0, steps=7)
+        net, settings = plans[-1].matching
+        for asked in (settings, *plans[-1].nets.values()):
+            assert (asked["steps"], asked["epochs"]) == (7, None)
+        assert settings == plans[-1].nets.get(net, settings)  # the same run, where the table has that net
 
 
 @pytest.mark.parametrize("budget", [_cpu(), _full()], ids=["cpu", "full"])

@@ -14,8 +14,9 @@ from sklearn.neighbors import KNeighborsClassifier
 
 from likewise.cli import app
 from likewise.errors import DataError, UsageError
+from likewise.files import append_line, read_lines
 from likewise.images import norb
-from likewise.papers import PAPERS, drlim, measures
+from likewise.papers import DECIDES, PAPERS, drlim, measures
 from likewise.papers.airplane import rendered
 from likewise.papers.parts import check, mean_and_spread, part, table
 from likewise.verbs import reproduce as verb
@@ -225,6 +226,12 @@ def test_the_paper_runs_resumes_and_says_what_it_found(
     assert "(iii) Poses" in (out / "README.md").read_text()
     with pytest.raises(UsageError, match="not empty"):
         verb.reproduce("drlim", out)
+    for other, says in (
+        ({"seed": 1}, "--resume .*: seed was 0, and is 1; choose another --out"),
+        ({"budget": "full"}, "budget was cpu, and is full"),
+    ):
+        with pytest.raises(UsageError, match=says):
+            verb.reproduce("drlim", out, resume=True, **other)
     monkeypatch.setattr(drlim, "posed", lambda *_: pytest.fail("it is done already"))
     again = verb.reproduce("drlim", out, resume=True)
     assert again["checks"] == answer["checks"]
@@ -236,6 +243,59 @@ def test_wrong_papers_and_budgets(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="--budget gpu: expected cpu or full"):
         verb.reproduce("drlim", tmp_path / "out", budget="gpu")
     assert all(callable(paper) for paper in PAPERS.values())
+
+
+def test_a_folder_goes_on_with_what_it_was_begun_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def paper(out: Path, *, budget: str, seed: int, studies: bool = True, steps: int | None = None) -> dict[str, Any]:
+        if steps == 0:
+            raise DataError("no images")
+        part(out, "one", dict)
+        return {"checks": []}
+
+    monkeypatch.setitem(PAPERS, "exemplar", paper)
+    out = tmp_path / "out"
+    with pytest.raises(DataError, match="no images"):
+        verb.reproduce("exemplar", out, options={"steps": 0})
+    verb.reproduce("exemplar", out, options={"steps": 5, "studies": False})  # what failed at once has left nothing
+    verb.reproduce("exemplar", out, options={"steps": "5"}, resume=True)
+    for name, other, says in (
+        ("exemplar", {}, "steps was 5, and is not given"),
+        ("exemplar", {"options": {"steps": 6}}, "steps was 5, and is 6"),
+        ("exemplar", {"options": {"steps": 5}, "seed": 2}, "seed was 0, and is 2"),
+        ("drlim", {}, "paper was exemplar, and is drlim"),
+    ):
+        with pytest.raises(UsageError, match=f"^--resume .*: {says}; choose another --out, or --overwrite$"):
+            verb.reproduce(name, out, resume=True, **other)
+    verb.reproduce("exemplar", out, options={"steps": 6}, overwrite=True)
+    verb.reproduce("exemplar", out, options={"steps": 6}, resume=True)
+    (out / "asked.json").unlink()  # as in folders that were begun before there was one
+    verb.reproduce("exemplar", out, resume=True)
+    assert set(DECIDES) == set(PAPERS)
+
+
+def test_maps_of_other_steps_or_seeds_are_not_taken_for_these(tmp_path: Path) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (20, 28, 28)).astype(np.uint8)
+    relation, small = drlim.neighbour_relation(images), {"batch_size": 16}
+    learned = drlim.learn(tmp_path / "run", images, relation, 0, 2, **small)
+    again = drlim.learn(tmp_path / "run", images, relation, 0, 2, **small)
+    assert np.array_equal(learned.map(images), again.map(images))
+    for seed, steps, says in ((1, 2, "seed=1: .* has 0"), (0, 3, "steps=3: .* has 2")):
+        with pytest.raises(UsageError, match=says):
+            drlim.learn(tmp_path / "run", images, relation, seed, steps, **small)
+
+
+def test_lines_are_added_whole(tmp_path: Path) -> None:
+    log = tmp_path / "a.jsonl"
+    assert read_lines(log) == []
+    append_line(log, {"a": "ü\u2028"})
+    append_line(log, {"b": 2})
+    whole = log.read_bytes()
+    for cut in range(1, len(b'{"b": 2}\n') + 1):
+        log.write_bytes(whole[:-cut])
+        values = read_lines(log)
+        append_line(log, 3)
+        assert read_lines(log) == [*values, 3]
+        assert values == [{"a": "ü\u2028"}, {"b": 2}][: 2 if cut == 1 else 1]  # only its end is missing
 
 
 def _shifts() -> dict[str, float]:

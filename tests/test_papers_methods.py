@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from likewise.errors import UsageError
+from likewise.errors import DataError, UsageError
 from likewise.methods import METHODS
 from likewise.papers import methods
 from likewise.papers.methods import BATCH, Table, margin, page, proofs, read
@@ -16,15 +16,17 @@ from likewise.verbs.settings import make_plan
 SMALL = Table("digits", 8, 2 * BATCH, {"encoder": "convnet", "width": 8}, 300)
 
 
+FIGURES = {"knn": 0.5, "few_label": 0.4, "labels": 100, "rankme": 9.0, "collapsed": False}
+
+
 def line(method: str, linear: float, **more: Any) -> dict[str, Any]:
-    figures = {"knn": 0.5, "few_label": 0.4, "labels": 100, "rankme": 9.0, "collapsed": False, "test": 10_000}
-    return {"table": "mnist-quick", "method": method, "seed": 0, "linear": linear, **figures, **more}
+    return {"table": "mnist-quick", "method": method, "seed": 0, "linear": linear, "test": 10_000, **FIGURES, **more}
 
 
 def test_runs_are_made_once_and_written_as_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(methods, "TABLES", {"tiny-quick": SMALL})
     out = tmp_path / "methods"
-    options = {"only": "pixels,untrained,supervised,dcl,mae"}  # MAE needs a ViT: the table passes it by
+    options = {"only": "pixels, untrained,supervised, dcl"}
     result = reproduce("methods", out, options=options)
     lines = read(out)
     assert [found["method"] for found in lines] == ["pixels", "untrained", "supervised", "dcl"]
@@ -38,7 +40,11 @@ def test_runs_are_made_once_and_written_as_lines(tmp_path: Path, monkeypatch: py
         raise AssertionError("made again")
 
     monkeypatch.setattr(methods, "one", never)
+    page_of_then = (out / "README.md").read_text()
+    (out / "README.md").write_text("of other code")
+    (out / "asked.json").unlink()  # as in folders that were begun before there was one
     reproduce("methods", out, resume=True, options=options)
+    assert (out / "README.md").read_text() == page_of_then
     with pytest.raises(AssertionError, match="made again"):
         reproduce("methods", out, resume=True, options={"only": "simclr"})
     assert read(out) == lines
@@ -112,11 +118,45 @@ def test_a_collapsed_run_is_a_line_too(tmp_path: Path, monkeypatch: pytest.Monke
         ({"table": "nothing"}, "table 'nothing' is unknown"),
         ({"tabel": "x"}, "--set tabel: methods takes table, only, seeds"),
         ({"seeds": "many"}, "seeds"),
+        ({"seeds": 0}, "--set seeds=0: expected at least 1"),
+        (
+            {"only": "mae, simclr", "table": "mnist-quick"},
+            "--set only=mae: needs a ViT encoder, not that of mnist-quick; tables: mnist-vit-quick, cifar10-vit$",
+        ),
     ],
 )
 def test_wrong_options_are_one_clear_line(options: dict[str, Any], says: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=says):
         reproduce("methods", tmp_path / "out", options=options)
+    assert not any((tmp_path / "out").glob("*.json*"))
+
+
+def test_a_line_that_was_cut_short_is_run_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(methods, "TABLES", {"tiny-quick": SMALL})
+    monkeypatch.setattr(methods, "one", lambda out, name, method, *_: {"linear": 0.5, "test": 9, **FIGURES})
+    options = {"only": "pixels,untrained"}
+    reproduce("methods", tmp_path / "out", options=options)
+    log = tmp_path / "out" / "runs.jsonl"
+    whole = log.read_bytes()
+    log.write_bytes(whole[:-30])
+    reproduce("methods", tmp_path / "out", options=options, resume=True)
+    assert log.read_bytes() == whole
+    reproduce("methods", tmp_path / "out", options=options, resume=True, seed=1, budget="full")  # more, not other lines
+    assert len(read(tmp_path / "out")) == 2 * 4
+    log.write_bytes(whole[:9] + b"\n" + whole)
+    with pytest.raises(DataError, match=r"runs.jsonl: line 1 is not valid JSON"):
+        read(tmp_path / "out")
+
+
+def test_a_run_that_was_gone_on_with_has_no_speed() -> None:
+    once = {"seen": 1_000, "cpu_seconds": 10.0, "resumed_at": 0}
+    lines = [line("simclr", 0.5, **once), line("byol", 0.6, **{**once, "resumed_at": 3, "cpu_seconds": 1.0})]
+    assert [row.split(" | ")[-3:] for row in methods.rows(lines).splitlines()[2:]] == [
+        ["", "", "1 |"],
+        ["100", "0.2", "1 |"],
+    ]
+    both = [lines[0], {**lines[1], "method": "simclr", "seed": 1}]
+    assert "| 100 | 0.2 | 2 |" in methods.rows(both)
 
 
 def test_the_committed_page_is_that_of_the_committed_lines() -> None:

@@ -114,6 +114,33 @@ def read_json(path: Path) -> Any:
         raise DataError(f"{path}: is not valid JSON ({error})") from None
 
 
+def read_lines(path: Path) -> list[Any]:
+    """The values of a JSON Lines file, none where there is no file. A last line that was cut short is left out."""
+    lines, values = path.read_bytes().splitlines() if path.is_file() else [], []
+    for number, line in enumerate(lines, 1):
+        try:
+            values.append(json.loads(line))
+        except ValueError as error:
+            if number < len(lines):
+                raise DataError(f"{path}: line {number} is not valid JSON ({error})") from None
+    return values
+
+
+def append_line(path: Path, value: Any) -> None:
+    """Add a value to a JSON Lines file, on disk when this returns. A last line that was cut short makes way for it."""
+    with open(path, "a+b") as file:
+        file.seek(0)
+        tail = file.read().rpartition(b"\n")[2]
+        try:
+            json.loads(tail)
+            file.write(b"\n")
+        except ValueError:  # nothing, or a part of a value
+            file.truncate(file.tell() - len(tail))
+        file.write(json.dumps(value).encode() + b"\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
 def _delete(path: Path) -> None:
     if path.is_dir() and not path.is_symlink():
         for child in path.iterdir():

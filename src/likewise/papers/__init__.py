@@ -3,7 +3,8 @@
     paper(out, *, budget: "cpu" | "full", seed, <options of its own>) -> {"checks": [...], <the paper's own results>}
 
 Each writes into the folder `out` (FILES) and nowhere else; `parts.part` keeps what is done, so that a call that was
-interrupted goes on where it stopped.
+interrupted goes on where it stopped. What its figures depend on (DECIDES) is the same in every call on a folder; other
+options choose what is run, and the lines of `methods` say of which table and seed they are.
 """
 
 from collections.abc import Callable
@@ -12,11 +13,17 @@ from typing import Any
 from likewise.papers import drlim, exemplar, methods
 
 BUDGETS = ("cpu", "full")
-FILES = ("results.json", "README.md", "figures", "parts", "runs.jsonl", "runs")
+ASKED = "asked.json"  # with what a folder was begun
+FILES = (ASKED, "results.json", "README.md", "figures", "parts", "runs.jsonl", "runs")
 PAPERS: dict[str, Callable[..., dict[str, Any]]] = {
     "drlim": drlim.reproduce,
     "exemplar": exemplar.reproduce,
     "methods": methods.reproduce,
 }
+DECIDES: dict[str, tuple[str, ...]] = {
+    "drlim": ("budget", "seed"),
+    "exemplar": ("budget", "seed", "steps"),
+    "methods": (),
+}
 
-__all__ = ["BUDGETS", "FILES", "PAPERS"]
+__all__ = ["ASKED", "BUDGETS", "DECIDES", "FILES", "PAPERS"]

@@ -23,13 +23,13 @@ from sklearn.manifold import TSNE, Isomap
 from sklearn.metrics import silhouette_score
 
 from likewise.embedding import features, load
-from likewise.files import read_json, write_array, write_text
+from likewise.files import write_array, write_text
 from likewise.images import ImageSet, open_images
 from likewise.images.norb import airplane
 from likewise.papers import drlim_figures as figures
 from likewise.papers import measures
 from likewise.papers.airplane import rendered
-from likewise.papers.parts import check, mean_and_spread, mean_of, part, table
+from likewise.papers.parts import check, finished, mean_and_spread, mean_of, part, table
 from likewise.progress import say
 from likewise.relations import Relation, from_neighbours, nearest
 from likewise.types import Encoder, Source
@@ -165,11 +165,11 @@ class Learned(NamedTuple):
 
 def learn(run: Path, images: Pixels, relation: Relation, seed: int, steps: int, **settings: Any) -> Learned:
     """DrLIM on images and a relation, in a run folder of its own; what it holds already is not done again."""
-    status = run / "status.json"
     size = images.shape[1]
-    if not (status.is_file() and read_json(status).get("state") == "finished"):
-        asked = {"encoder": "drlim-mnist", **SETTINGS, "relation": relation, "size": size, "seed": seed, "steps": steps}
-        pretrain(as_set(images), out=run, resume=True, **{**asked, **settings})
+    asked = {"encoder": "drlim-mnist", **SETTINGS, "relation": relation, "size": size, "seed": seed, "steps": steps}
+    asked |= settings
+    if not finished(run, asked):
+        pretrain(as_set(images), out=run, resume=True, **asked)
     return Learned(load(run), load(run, trained=False), size)
 
 

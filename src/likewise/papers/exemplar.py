@@ -20,15 +20,14 @@ import torch
 from likewise.draws import Draws
 from likewise.embedding import features, load
 from likewise.encoders import Pixels, normaliser
-from likewise.errors import UsageError
 from likewise.evaluation import PROBES
 from likewise.evaluation.matching import differences, mean_average_precision
 from likewise.evaluation.svm import balanced, judge
-from likewise.files import read_json, write_text
+from likewise.files import append_line, read_lines, write_text
 from likewise.images import ImageSet, open_images, patches
 from likewise.methods.exemplar import merge
 from likewise.papers.exemplar_figures import bars, classes, filters, trends
-from likewise.papers.parts import check, part, table
+from likewise.papers.parts import check, finished, part, table
 from likewise.progress import say
 from likewise.training.fit import fit, settle
 from likewise.types import DataInfo, Encoder
@@ -171,12 +170,13 @@ def _full() -> Budget:
 def reproduce(out: Path, *, budget: str, seed: int, studies: bool = True, steps: int | None = None) -> dict[str, Any]:
     """The main table, with a page of its own as soon as it is there, and then the studies, where they are wanted.
 
-    `steps` are those of each run of the main table, instead of the budget's.
+    `steps` are those of each run of the main table and of matching, instead of the budget's.
     """
     plan = {"cpu": _cpu, "full": _full}[budget]()
     if steps is not None:
-        nets = {name: {**settings, "epochs": None, "steps": steps} for name, settings in plan.nets.items()}
-        plan = replace(plan, nets=nets)
+        asked, (net, settings) = {"epochs": None, "steps": steps}, plan.matching
+        nets = {name: {**usual, **asked} for name, usual in plan.nets.items()}
+        plan = replace(plan, nets=nets, matching=(net, {**settings, **asked}))
     return run(out, plan, seed, name=budget, with_studies=studies)
 
 
@@ -199,14 +199,9 @@ def run(out: Path, budget: Budget, seed: int, *, name: str, with_studies: bool =
 def trained(out: Path, name: str, data: Any, seed: int, settings: Mapping[str, Any]) -> Path:
     """The run folder of an exemplar network, trained to its end: begun, gone on with, or there already."""
     folder = out / "runs" / name
-    status = folder / "status.json"
-    if status.is_file() and read_json(status)["state"] in ("finished", "collapsed"):
-        n = summary(folder)["steps"]
-        if settings.get("steps") not in (None, n):
-            raise UsageError(f"steps={settings['steps']}: {folder} has {n}; choose another --out, or --overwrite")
-    else:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        pretrain(data, out=folder, resume=True, **{"method": "exemplar", "size": SIDE, "seed": seed, **settings})
+    asked = {"method": "exemplar", "size": SIDE, "seed": seed, **settings}
+    if not finished(folder, asked, ("finished", "collapsed")):
+        pretrain(data, out=folder, resume=True, **asked)
     return folder
 
 
@@ -236,12 +231,10 @@ def sides(test: Column, channels: int) -> tuple[ImageSet, ImageSet]:
 
 
 def kept(out: Path, name: str, make: Any) -> dict[str, Any]:
-    """A part, and its line in runs.jsonl when it is new."""
-    new = not (out / "parts" / f"{name}.json").is_file()
-    found = part(out, name, make)
-    if new:
-        with open(out / "runs.jsonl", "a", encoding="utf-8") as file:
-            file.write(json.dumps({"part": name, **found}) + "\n")
+    """A part, and its line in runs.jsonl."""
+    found, log = part(out, name, make), out / "runs.jsonl"
+    if name not in {line["part"] for line in read_lines(log)}:
+        append_line(log, {"part": name, **found})
     return found
 
 
@@ -358,8 +351,7 @@ def matching(out: Path, budget: Budget, seed: int) -> dict[str, list[dict[str, A
     models = {"untrained": load(plain, trained=False), "exemplar": load(plain), "exemplar on blur": load(blurred)}
 
     def measure(pairs: Path, make_from: Any, log: Path) -> dict[str, Any]:
-        begun = (log / "settings.json").is_file()
-        asked = {"side": budget.matching_side, "make_from": make_from, "out": log, "resume": begun, "seed": seed}
+        asked = {"side": budget.matching_side, "make_from": make_from, "out": log, "resume": True, "seed": seed}
         found = match(models, pairs, **asked)
         return {"pairs": found["pairs"], "skipped": found["skipped"]}
 

@@ -29,8 +29,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from likewise.encoders import Pixels
-from likewise.errors import TrainingError
-from likewise.files import write_text
+from likewise.errors import TrainingError, UsageError
+from likewise.files import append_line, read_lines, write_text
 from likewise.images import ImageSet, open_images
 from likewise.methods import METHODS
 from likewise.papers import parts
@@ -67,7 +67,8 @@ class Table(NamedTuple):
     batch: int = BATCH
 
     def takes(self, method: str) -> bool:
-        return "a ViT encoder" not in METHODS[method].needs or self.settings["encoder"].startswith("vit")
+        vit = method in METHODS and "a ViT encoder" in METHODS[method].needs
+        return not vit or self.settings["encoder"].startswith("vit")
 
 
 # 200 epochs of batches of 512, as others' published benchmarks of CIFAR-10 on one GPU; followed by k-NN as it learns.
@@ -89,30 +90,35 @@ def reproduce(
 
     `budget` cpu is the small tables and one seed, full all tables and three seeds, unless asked otherwise.
     """
+    if seeds is not None and seeds < 1:
+        raise UsageError(f"--set seeds={seeds}: expected at least 1")
     small = [name for name in TABLES if name.endswith("quick")]
     names = [table] if table else small if budget == "cpu" else list(TABLES)
-    wanted = only.split(",") if only else [*FRAMES[:2], *METHODS]
+    wanted = [method.strip() for method in only.split(",")] if only else [*FRAMES[:2], *METHODS]
+    for name in names:
+        pick(TABLES, name, "table")
     for method in wanted:
         pick({**METHODS, **dict.fromkeys(FRAMES)}, method, "method")
+        if only and not any(TABLES[name].takes(method) for name in names):
+            fit = ", ".join(name for name in TABLES if TABLES[name].takes(method)) or "none"
+            raise UsageError(f"--set only={method}: needs a ViT encoder, not that of {', '.join(names)}; tables: {fit}")
     for name in names:
         run(out, name, wanted, range(seed, seed + (seeds or (1 if budget == "cpu" else 3))))
+    write_text(out / "README.md", page(read(out)))
     return {"checks": proofs(read(out))}
 
 
 def run(out: Path, name: str, wanted: Sequence[str], seeds: Sequence[int]) -> None:
     """What `out` lacks of one table."""
-    setting = pick(TABLES, name, "table")
-    out.mkdir(parents=True, exist_ok=True)
+    setting = TABLES[name]
     train, test = (open_images(f"{setting.data}:{split}", side=setting.size) for split in ("train", "test"))
     done = {(line["table"], line["method"], line["seed"]) for line in read(out)}
     for seed in seeds:
         for method in wanted:
-            possible = method in FRAMES[:2] or setting.takes(method)
-            if possible and (name, method, seed) not in done:
+            if setting.takes(method) and (name, method, seed) not in done:
                 say(f"{name}: {method}, seed {seed}")
                 line = {"table": name, "method": method, "seed": seed, **one(out, name, method, seed, train, test)}
-                with open(out / "runs.jsonl", "a", encoding="utf-8") as file:
-                    file.write(json.dumps(line) + "\n")
+                append_line(out / "runs.jsonl", line)
                 write_text(out / "README.md", page(read(out)))
 
 
@@ -171,8 +177,7 @@ def reads_labels(method: str) -> bool:
 
 def read(out: Path) -> list[dict[str, Any]]:
     """The lines of finished runs."""
-    file = out / "runs.jsonl"
-    return [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
+    return read_lines(out / "runs.jsonl")
 
 
 def proofs(lines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -251,7 +256,7 @@ def default(lines: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def rows(here: Sequence[dict[str, Any]]) -> str:
-    """One row a method, the mean over its seeds."""
+    """One row a method, the mean over its seeds. A run that was gone on with has no time: its line has a part."""
     base = [line for line in here if line["method"] == "untrained"]
     made: list[tuple[float, list[str]]] = []
     for method in dict.fromkeys(line["method"] for line in here):
@@ -261,9 +266,10 @@ def rows(here: Sequence[dict[str, Any]]) -> str:
             continue
         linear = fmean(line["linear"] for line in runs)
         above = "" if method in FRAMES or not base else f"{margin(runs, base):+.1f}"
-        seconds = [line["cpu_seconds"] for line in runs if "cpu_seconds" in line]
-        speed = f"{fmean(line['seen'] for line in runs) / fmean(seconds):,.0f}" if seconds else ""
-        minutes = f"{fmean(seconds) / 60:.1f}" if seconds else ""
+        timed = [line for line in runs if "cpu_seconds" in line and not line.get("resumed_at")]
+        seen, seconds = (sum(line[key] for line in timed) for key in ("seen", "cpu_seconds"))
+        speed = f"{seen / seconds:,.0f}" if timed else ""
+        minutes = f"{seconds / len(timed) / 60:.1f}" if timed else ""
         figures = [f"{fmean(line[key] for line in runs):.3f}" for key in ("knn", "linear", "few_label")]
         rank = f"{fmean(line['rankme'] for line in runs):.0f}" + (" (collapsed)" if runs[0]["collapsed"] else "")
         label = f"{method} (labels)" if reads_labels(method) else method

@@ -3,13 +3,17 @@
 import math
 import operator
 import time
+import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
+from likewise.errors import UsageError
 from likewise.files import read_json, write_json
 from likewise.progress import say
+from likewise.verbs.pretrain import HARDWARE
+from likewise.verbs.settings import make_plan
 
 COMPARE = {">": operator.gt, ">=": operator.ge, "<": operator.lt, "<=": operator.le, "=": operator.eq}
 
@@ -28,6 +32,22 @@ def part(out: Path, name: str, make: Callable[[], dict[str, Any]]) -> dict[str, 
         took = {"seconds": time.perf_counter() - started, "processor_seconds": time.process_time() - worked}
         write_json(file, {**found, **took})
     return read_json(file)
+
+
+def finished(run: Path, asked: Mapping[str, Any], states: Sequence[str] = ("finished",)) -> bool:
+    """Whether a run folder is in one of these states: trained to its end, and by the settings `asked` of `pretrain`.
+
+    Raises UsageError where it was by others.
+    """
+    status = run / "status.json"
+    if not (status.is_file() and read_json(status).get("state") in states):
+        return False
+    saved = tomllib.loads((run / "resolved.toml").read_text())
+    plan = make_plan({key: value for key, value in asked.items() if key != "patches"}, saved["size"])
+    for key, value in {"patches": asked.get("patches", saved.get("patches")), **plan.flat()}.items():
+        if key in saved and key not in (*HARDWARE, "device", "precision") and saved[key] != value:
+            raise UsageError(f"{key}={value}: {run} has {saved[key]}; choose another --out, or --overwrite")
+    return True
 
 
 def check(id: str, what: str, value: float | int, compare: str, bar: float | int) -> dict[str, Any]:

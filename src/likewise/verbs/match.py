@@ -1,7 +1,5 @@
 """The verb `match`: descriptors compared on pairs of images with exact ground truth."""
 
-import json
-import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,7 +19,7 @@ from likewise.evaluation.matching import (
     write_pairs,
 )
 from likewise.evaluation.matching.regions import EXTENT, MOST, opencv
-from likewise.files import new_folder, read_json, write_json, write_text
+from likewise.files import append_line, new_folder, read_json, read_lines, write_json
 from likewise.images import open_images
 from likewise.progress import bar, say
 from likewise.types import Encoder
@@ -55,21 +53,22 @@ def match(
     is done to them). `descriptors`: "sift", "rgb", "layers" (each of the encoder's), "layer2", "output". Patches have
     `side` pixels and reach `extent` radii of their ellipses; an image has `most` regions at most.
 
-    With `out` every pair is written down when it is done, and `resume` goes on after the last of them.
+    With `out` every pair is written down when it is done, and `resume` goes on after the last of them; with
+    `make_from` it takes the pairs that were made, or makes them again where that was not finished.
 
     Returns {"pairs": [{scene, image, change, descriptor, ap}], "map": {descriptor: {change: .., "all": ..}},
     "skipped": [{scene, image, change, reason}], ..}. Raises DataError for pairs that cannot be used.
     """
     started = time.perf_counter()
     opencv()  # say what is missing before any work
-    describers, about = _describers(model, descriptors, trained, device)
-    folder = Path(pairs)
-    if make_from is not None and not (resume and folder.is_dir()):
-        write_pairs(open_images(make_from, max_bad=1.0), folder, seed=seed, overwrite=overwrite)
-    listed = read_pairs(folder)
-    settings = {"version": VERSION, "data": str(folder), **about, "side": side, "extent": extent, "most": most}
     if resume and out is None:
         raise UsageError("--resume: needs --out, the folder to go on with")
+    describers, about = _describers(model, descriptors, trained, device)
+    folder = Path(pairs)
+    if make_from is not None and not (resume and (folder / "changes.csv").is_file()):  # the last that is written
+        write_pairs(open_images(make_from, max_bad=1.0), folder, seed=seed, overwrite=overwrite or resume)
+    listed = read_pairs(folder)
+    settings = {"version": VERSION, "data": str(folder), **about, "side": side, "extent": extent, "most": most}
     log, done = (None, []) if out is None else _open_log(Path(out), settings, resume, overwrite)
     seen = {(line["scene"], line["image"]) for line in done}
     todo = [pair for pair in listed if (pair.scene, pair.image) not in seen]
@@ -82,7 +81,7 @@ def match(
                 say(f"{pair.scene} {pair.image}: {compared.reason}; left out")
                 line["reason"] = compared.reason
             if log is not None:
-                _append(log, line)
+                append_line(log, line)
             done.append(line)
             progress.update(len(done), f"{pair.scene} {pair.image}")
     result = {**settings, **_result(done), "seconds": time.perf_counter() - started}
@@ -127,24 +126,10 @@ def _open_log(out: Path, settings: dict[str, Any], resume: bool, overwrite: bool
         for name, value in settings.items():
             if before.get(name) != value:
                 raise UsageError(f"--resume {out}: was begun with {name}={before.get(name)}, not {value}")
-        done = []
-        for line in log.read_text().splitlines() if log.is_file() else []:
-            try:
-                done.append(json.loads(line))
-            except json.JSONDecodeError:  # cut short when the last run ended
-                break
-        write_text(log, "".join(json.dumps(line) + "\n" for line in done))
-        return log, done
-    new_folder(out, "match", MATCH_FILES, overwrite=overwrite)
+        return log, read_lines(log)
+    new_folder(out, "match", MATCH_FILES, overwrite=overwrite or resume)
     write_json(out / "settings.json", settings)
     return log, []
-
-
-def _append(log: Path, line: dict[str, Any]) -> None:
-    with open(log, "a", encoding="utf-8") as file:
-        file.write(json.dumps(line) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def _result(done: list[dict[str, Any]]) -> dict[str, Any]:

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from likewise.errors import UsageError
-from likewise.files import new_folder, write_json
-from likewise.papers import BUDGETS, FILES, PAPERS
+from likewise.files import new_folder, read_json, write_json
+from likewise.papers import ASKED, BUDGETS, DECIDES, FILES, PAPERS
 from likewise.types import pick, typed
 from likewise.verbs.pretrain import environment
 from likewise.verbs.settings import keywords
@@ -26,7 +26,7 @@ def reproduce(
     """Run a paper's experiments into the folder `out`. Returns what `--json` prints.
 
     With `resume`, what `out` holds already is not done again. `options` are the paper's own, to run a part of it.
-    Raises DataError where the images are missing.
+    Raises DataError where the images are missing, UsageError where `out` was begun with what gives other figures.
     """
     run = pick(PAPERS, paper, "paper")
     own = {key: value for key, value in keywords(run).items() if key not in ("budget", "seed")}
@@ -37,10 +37,15 @@ def reproduce(
         given[key] = typed(key, value, own[key][1])
     if budget not in BUDGETS:
         raise UsageError(f"--budget {budget}: expected {' or '.join(BUDGETS)}")
-    if not (resume and out.is_dir()):
-        new_folder(out, "reproduction", FILES, overwrite=overwrite)
+    every = {"budget": budget, "seed": seed, **{key: default for key, (default, _) in own.items()}, **given}
+    _begin(out, {"paper": paper, **{key: every[key] for key in DECIDES[paper]}}, resume, overwrite)
     started = time.perf_counter()
-    found = run(out, budget=budget, seed=seed, **given)
+    try:
+        found = run(out, budget=budget, seed=seed, **given)
+    except Exception:
+        if not any((out / name).exists() for name in FILES if name != ASKED):  # it failed before anything was begun
+            (out / ASKED).unlink(missing_ok=True)
+        raise
     seconds = time.perf_counter() - started
     results = {"paper": paper, "budget": budget, "seed": seed, "environment": environment(), **found}
     write_json(out / "results.json", results)
@@ -51,3 +56,18 @@ def reproduce(
         "results": str(out / "results.json"),
         "checks": found["checks"],
     }
+
+
+def _begin(out: Path, asked: dict[str, Any], resume: bool, overwrite: bool) -> None:
+    """A new folder that says what was asked, or one that was begun with the same, or before folders said it."""
+    if not (resume and any((out / name).exists() for name in FILES)):
+        new_folder(out, "reproduction", FILES, overwrite=overwrite or resume)
+        write_json(out / ASKED, asked)
+    elif (out / ASKED).is_file():
+        before = read_json(out / ASKED)
+        for name, value in asked.items():
+            if before.get(name) != value:
+                was, now = ("not given" if v is None else v for v in (before.get(name), value))
+                raise UsageError(
+                    f"--resume {out}: {name} was {was}, and is {now}; choose another --out, or --overwrite"
+                )

@@ -15,6 +15,7 @@ from likewise.evaluation.matching.ellipses import Ellipses, overlap, transport
 from likewise.evaluation.matching.pairs import Pair, read_image
 from likewise.evaluation.matching.regions import EXTENT, MOST, frames, patches, regions
 from likewise.evaluation.matching.score import distances, match_precision, possible_matches
+from likewise.images.imageset import as_channels
 
 OVERLAP = 0.5  # from which on two regions are one
 SIDE = 64
@@ -50,8 +51,9 @@ def compare(
     """The average precision of every descriptor on every pair, in order (protocol match-v1).
 
     Regions whose centres lie outside of the other image are left out. A match is right when the ellipse of its first
-    region, carried over by the local affine map, and that of its second overlap by half or more. A pair without
-    regions, or without any right match, has no average precision but a reason.
+    region, carried over by the local affine map, and that of its second overlap by half or more. A coloured image
+    beside a grey one stands for its luminance. A pair without regions, or without any right match, has no average
+    precision but a reason.
     """
     if side < 8:
         raise UsageError(f"side={side}: a patch needs at least 8 pixels a side")
@@ -59,12 +61,15 @@ def compare(
         raise UsageError(f"most={most}, extent={extent}: both must be positive")
     if not describers:
         raise UsageError("descriptors: none was given")
-    known: tuple[Path, Described] | None = None
+    known: tuple[Path, int, Described] | None = None
     for pair in pairs:
-        if known is None or known[0] != pair.first:
-            known = pair.first, describe(read_image(pair.first), describers, side=side, extent=extent, most=most)
-        other = describe(read_image(pair.second), describers, side=side, extent=extent, most=most)
-        yield _compared(pair, known[1], other)
+        images = read_image(pair.first), read_image(pair.second)
+        channels = min(map(len, images))
+        first, second = (as_channels(image, channels) for image in images)
+        if known is None or known[:2] != (pair.first, channels):
+            known = pair.first, channels, describe(first, describers, side=side, extent=extent, most=most)
+        other = describe(second, describers, side=side, extent=extent, most=most)
+        yield _compared(pair, known[2], other)
 
 
 def describe(

@@ -47,17 +47,21 @@ class Pair:
 def read_pairs(folder: Path | str) -> list[Pair]:
     """All pairs below a folder (or of the one scene that it is), by scene and number.
 
-    The change is that of `changes.csv`, else that of the Oxford scenes by their names, else "unknown". All ground
-    truth is read here, so that a file that cannot be used is named, in a DataError, before any work is done.
+    The change is that of `changes.csv` (for one scene: its own, or that of the folder it is in), else that of the
+    Oxford scenes by their names, else "unknown". All ground truth is read here, so that a file that cannot be used is
+    named, in a DataError, before any work is done.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise DataError(f"pairs {folder}: no such folder")
-    scenes = [folder] if _images(folder) else sorted(path for path in folder.iterdir() if path.is_dir())
+    alone = bool(_images(folder))
+    scenes = [folder.absolute()] if alone else sorted(path for path in folder.iterdir() if path.is_dir())
     scenes = [scene for scene in scenes if _images(scene)]
     if not scenes:
         raise DataError(f"pairs {folder}: has no scene; expected folders of img1.png, img2.png, .. and H1to2p, ..")
     changes = _changes(folder / "changes.csv")
+    if alone:
+        changes = {**_changes(scenes[0].parent / "changes.csv"), **changes}
     pairs = []
     for scene in scenes:
         images = _images(scene)
@@ -110,8 +114,12 @@ def _warp(scene: Path, number: int) -> Warp:
 def _changes(path: Path) -> dict[tuple[str, str], str]:
     if not path.is_file():
         return {}
-    with open(path, newline="", encoding="utf-8") as file:
-        rows = csv.DictReader(file)
-        if not {"scene", "change"} <= set(rows.fieldnames or ()):
-            raise DataError(f"{path}: has columns {', '.join(rows.fieldnames or ())}; expected scene, image, change")
-        return {(row["scene"], row.get("image") or ""): row["change"] for row in rows}
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            rows = csv.DictReader(file)
+            if not {"scene", "change"} <= set(rows.fieldnames or ()):
+                names = ", ".join(rows.fieldnames or ())
+                raise DataError(f"{path}: has columns {names}; expected scene, image, change")
+            return {(row["scene"], row.get("image") or ""): row["change"] for row in rows}
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path}: is not a table ({error}); expected scene, image, change in UTF-8") from None

@@ -47,7 +47,7 @@ def regions(image: UInt8[np.ndarray, "c h w"], *, most: int = MOST) -> Ellipses:
     OpenCV's defaults: 60 to 14,400 pixels (and at most half of the image), growing by at most a quarter over the margin
     of 5 grey values. Of those that overlap by 0.8 or more the largest is kept (what OpenCV itself drops for little
     diversity differs from version to version). When more than `most` are left, the margin is raised until at most so
-    many are, the ones of most contrast.
+    many are, the ones of most contrast; where that leaves none, they are the largest of those at the margin before.
     """
     cv2 = opencv()
     grey = np.ascontiguousarray(as_channels(image, 1)[0])
@@ -57,7 +57,7 @@ def regions(image: UInt8[np.ndarray, "c h w"], *, most: int = MOST) -> Ellipses:
         detector = cv2.MSER_create(margin, SMALLEST, largest, min_diversity=0.0)
         sets = detector.detectRegions(grey)[0]
         if not len(sets):
-            return found
+            break
         centres, shapes = zip(*(of_region(pixels.astype(np.int64)) for pixels in sets), strict=True)
         found = distinct(Ellipses(np.array(centres), np.array(shapes)), least=DIVERSE)
         if len(found.centre) <= most:

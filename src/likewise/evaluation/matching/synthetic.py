@@ -46,7 +46,7 @@ Pixels = Float[Tensor, "c h w"]
 def write_pairs(
     images: ImageSet, folder: Path | str, *, n: int = N_IMAGES, seed: int = 0, overwrite: bool = False
 ) -> Path:
-    """Write scenes of 25 images each into a new folder that `read_pairs` reads, with `changes.csv`.
+    """Write scenes of 25 images each into a new folder that `read_pairs` reads, and `changes.csv` when all are there.
 
     `n` images are drawn by their keys. Raises DataError when there are fewer.
     """
