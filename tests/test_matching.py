@@ -424,7 +424,7 @@ def test_a_made_set_reads_back_and_depends_on_content_alone(tmp_path, china):
     first = write_pairs(open_images(images), tmp_path / "a", n=2)
     write_pairs(open_images(images[::-1]), tmp_path / "b", n=2)
     files = sorted(path.relative_to(first) for path in first.rglob("*") if path.is_file())
-    assert len(files) == 1 + 2 * (25 + 24)
+    assert len(files) == 2 + 2 * (25 + 24)  # the mark, the changes
     for file in files:
         if file.name != "changes.csv":  # it names the sources
             assert (first / file).read_bytes() == (tmp_path / "b" / file).read_bytes(), file

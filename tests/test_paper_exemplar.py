@@ -182,7 +182,7 @@ def test_a_part_has_its_line_wherever_the_last_call_was_cut_off(tmp_path):
 
 def test_steps_are_those_of_the_table_and_of_matching(monkeypatch, tmp_path):
     plans = []
-    monkeypatch.setattr(exemplar, "run", lambda out, plan, seed, **_: plans.append(plan))
+    monkeypatch.setattr(exemplar, "run", lambda out, plan, seed, **_: plans.append(plan) or {})
     for name in ("cpu", "full"):
         exemplar.reproduce(tmp_path, budget=name, seed=0, steps=7)
         net, settings = plans[-1].matching
