@@ -207,6 +207,7 @@ def test_options_are_read_by_their_types(photos, tmp_path):
     command = ["select", str(emb), "--out", str(tmp_path / "bad"), "--method", "sem-dedup", "--set"]
     for pair, message in (
         ("eps=abc", 'likewise: eps="abc": expected a number\n'),
+        ("eps=nan", "likewise: eps=NaN: expected a number, and a finite one\n"),
         ("n_clusters=1.5", "likewise: n_clusters=1.5: expected a whole number\n"),
         ("seed=1", "likewise: 'seed' is no option of sem-dedup; it takes eps, n_clusters, keep\n"),
     ):

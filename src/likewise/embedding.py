@@ -68,6 +68,7 @@ def embed(
 ) -> Embeddings:
     """Embeddings of `images`, row i for image i; written to the folder `out` when one is given.
 
+    The command line opens images with `side=opening_side(size)`; opened so, they get the same embeddings here.
     `about` goes into the folder's meta.json. Non-finite features are refused with a DataError.
     """
     folder = new_folder(out, "embeddings", EMBEDDINGS_FILES, overwrite=overwrite) if out is not None else None

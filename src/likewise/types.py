@@ -307,7 +307,8 @@ def typed(key: str, value: Any, kind: Any) -> Any:
     fits = isinstance(value, bases) and (bool in bases or not isinstance(value, bool))
     if not fits or (isinstance(value, float) and not math.isfinite(value)):
         expected = " or ".join(dict.fromkeys(_KINDS[base] for base in bases if base in _KINDS))
-        raise UsageError(f"{key}={json.dumps(value, default=str)}: expected {expected}")
+        finite = ", and a finite one" if fits else ""
+        raise UsageError(f"{key}={json.dumps(value, default=str)}: expected {expected}{finite}")
     return value
 
 

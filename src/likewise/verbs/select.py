@@ -72,7 +72,7 @@ def choose(
         return _cost(x, method, budget, memory, options)
     named = {"target": target, "scores": scores, "labels": labels}
     held = None if chosen is None else read_ids(chosen, "--chosen", len(x), paths)
-    begun_with = None if held is None else f"{len(held)} images, hash {fingerprint([held])}"
+    begun_with = None if held is None else f"{len(held)} images, hash {fingerprint([held])[:12]}"
     finished = None
     if resume and (out / "selection.json").is_file() and not (out / STATE).is_file():
         asked = {"method": method, "budget": parse_budget(budget, len(x)), "seed": seed, "embeddings": str(source)}
