@@ -711,3 +711,5 @@ def test_pairs_that_were_half_made_are_made_again(tmp_path, china, monkeypatch):
     n = len(made)
     assert likewise.match("pixels", pairs, make_from=images, out=out, resume=True)["map"] == again["map"]
     assert len(made) == n
+    with pytest.raises(UsageError, match=r"was begun with seed=0, not 1$"):
+        likewise.match("pixels", pairs, make_from=images, out=out, resume=True, seed=1)

@@ -170,6 +170,16 @@ def test_a_run_that_was_stopped_goes_on(budget, tmp_path):
     assert trained(tmp_path, "a", budget.sources["made-up"], 0, {**settings, "threads": 1}) == folder
 
 
+def test_a_net_that_collapsed_is_judged_as_well(budget, tmp_path, monkeypatch):
+    made = METHODS["exemplar"]
+    monkeypatch.setattr(made, "after_step", lambda self, _: [p.data.zero_() for p in self.encoder.parameters()])
+    once, again = (trained(tmp_path, "a", budget.sources["made-up"], 0, budget.study) for _ in range(2))
+    assert once == again
+    assert json.loads((once / "status.json").read_text())["state"] == "collapsed"
+    with pytest.raises(UsageError, match=r"lr=0\.5: "):
+        trained(tmp_path, "a", budget.sources["made-up"], 0, {**budget.study, "lr": 0.5})
+
+
 def test_a_part_has_its_line_wherever_the_last_call_was_cut_off(tmp_path):
     exemplar.kept(tmp_path, "a", dict)
     log = tmp_path / "runs.jsonl"

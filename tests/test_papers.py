@@ -284,6 +284,20 @@ def test_maps_of_other_steps_or_seeds_are_not_taken_for_these(tmp_path: Path) ->
             drlim.learn(tmp_path / "run", images, relation, seed, steps, **small)
 
 
+def test_a_fit_that_is_timed_is_a_whole_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    some, y = np.random.default_rng(0).integers(0, 256, (8, 28, 28)).astype(np.uint8), np.arange(8) % 2
+    monkeypatch.setattr(drlim, "fours_and_nines", lambda _: drlim.Digits(some, y, some, y))
+    (tmp_path / "parts" / "run-atlas").mkdir(parents=True)
+
+    def learn(run: Path, *_: Any) -> None:
+        assert not run.exists()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(drlim, "learn", learn)
+    with pytest.raises(KeyboardInterrupt):
+        drlim.beside_atlases(tmp_path, 0, {"atlas": 1})
+
+
 def test_lines_are_added_whole(tmp_path: Path) -> None:
     log = tmp_path / "a.jsonl"
     assert read_lines(log) == []

@@ -8,6 +8,7 @@ beyond the central square (2 columns at most of a centred digit); similar pairs 
 whatever their number; AdamW, half a cosine.
 """
 
+import shutil
 import time
 import warnings
 from collections.abc import Callable
@@ -435,6 +436,7 @@ def beside_atlases(out: Path, seed: int, steps: dict[str, int]) -> Figures:
 
     relation = neighbour_relation(digits.train[:400]).copied(torch.from_numpy(at.original))
     run = out / "parts" / "run-atlas"
+    shutil.rmtree(run, ignore_errors=True)  # of a call that was cut off: how long it takes is measured here
     row(
         "DrLIM, with the prior",
         lambda: learn(run, train, relation, seed, steps["atlas"]),

@@ -20,6 +20,7 @@ import torch
 from likewise.draws import Draws
 from likewise.embedding import features, load
 from likewise.encoders import Pixels, normaliser
+from likewise.errors import TrainingError
 from likewise.evaluation import PROBES
 from likewise.evaluation.matching import differences, mean_average_precision
 from likewise.evaluation.svm import balanced, judge
@@ -197,11 +198,18 @@ def run(out: Path, budget: Budget, seed: int, *, name: str, with_studies: bool =
 
 
 def trained(out: Path, name: str, data: Any, seed: int, settings: Mapping[str, Any]) -> Path:
-    """The run folder of an exemplar network, trained to its end: begun, gone on with, or there already."""
+    """The run folder of an exemplar network, trained to its end: begun, gone on with, or there already.
+
+    One that has collapsed is judged as well: that is a figure too.
+    """
     folder = out / "runs" / name
     asked = {"method": "exemplar", "size": SIDE, "seed": seed, **settings}
     if not finished(folder, asked, ("finished", "collapsed")):
-        pretrain(data, out=folder, resume=True, **asked)
+        try:
+            pretrain(data, out=folder, resume=True, **asked)
+        except TrainingError:
+            if not finished(folder, asked, ("collapsed",)):
+                raise
     return folder
 
 
@@ -278,7 +286,7 @@ def supervised(
     folder = out / "runs" / "supervised"
     folder.mkdir(parents=True, exist_ok=True)
     fit(method, images, settle(plan.config, method, images), folder, resume=True)
-    method.eval()
+    method.cpu().eval()  # as the nets that it stands beside
     view, right = View(SIDE), 0
     with torch.inference_mode():
         for ids in np.array_split(np.arange(len(held_out)), max(1, len(held_out) // 500)):

@@ -271,7 +271,9 @@ def rows(here: Sequence[dict[str, Any]]) -> str:
         speed = f"{seen / seconds:,.0f}" if timed else ""
         minutes = f"{seconds / len(timed) / 60:.1f}" if timed else ""
         figures = [f"{fmean(line[key] for line in runs):.3f}" for key in ("knn", "linear", "few_label")]
-        rank = f"{fmean(line['rankme'] for line in runs):.0f}" + (" (collapsed)" if runs[0]["collapsed"] else "")
+        rank = f"{fmean(line['rankme'] for line in runs):.0f}" + (
+            " (collapsed)" if any(line["collapsed"] for line in runs) else ""
+        )
         label = f"{method} (labels)" if reads_labels(method) else method
         made.append((linear, [label, *figures, above, rank, speed, minutes, str(len(runs))]))
     made.sort(key=lambda row: -row[0])

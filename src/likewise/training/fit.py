@@ -18,7 +18,7 @@ from torch.optim import Optimizer
 
 from likewise.draws import Draws, word
 from likewise.errors import DataError, Stopped, UsageError
-from likewise.files import write_array, write_json
+from likewise.files import read_lines, write_array, write_json, write_text
 from likewise.images import ImageSet, prefetch
 from likewise.memory import keep_freed_memory
 from likewise.methods.base import Method
@@ -324,8 +324,8 @@ def _save_clock(save_every: str) -> Callable[[int], bool]:
 def _truncate(metrics: Path, step: int) -> None:
     """Drop the lines of steps that will be made again."""
     if metrics.exists():
-        kept = [line for line in metrics.read_text().splitlines() if line and json.loads(line)["step"] < step]
-        metrics.write_text("".join(line + "\n" for line in kept))
+        kept = [line for line in read_lines(metrics) if line["step"] < step]
+        write_text(metrics, "".join(json.dumps(line) + "\n" for line in kept))
 
 
 def _write_status(

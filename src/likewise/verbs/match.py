@@ -65,10 +65,11 @@ def match(
         raise UsageError("--resume: needs --out, the folder to go on with")
     describers, about = _describers(model, descriptors, trained, device)
     folder = Path(pairs)
+    made = {} if make_from is None else {"made_from": getattr(make_from, "name", str(make_from)), "seed": seed}
     if make_from is not None and not (resume and (folder / "changes.csv").is_file()):  # the last that is written
         write_pairs(open_images(make_from, max_bad=1.0), folder, seed=seed, overwrite=overwrite or resume)
     listed = read_pairs(folder)
-    settings = {"version": VERSION, "data": str(folder), **about, "side": side, "extent": extent, "most": most}
+    settings = {"version": VERSION, "data": str(folder), **made, **about, "side": side, "extent": extent, "most": most}
     log, done = (None, []) if out is None else _open_log(Path(out), settings, resume, overwrite)
     seen = {(line["scene"], line["image"]) for line in done}
     todo = [pair for pair in listed if (pair.scene, pair.image) not in seen]
@@ -124,8 +125,8 @@ def _open_log(out: Path, settings: dict[str, Any], resume: bool, overwrite: bool
     if resume and (out / "settings.json").is_file():
         before = read_json(out / "settings.json")
         for name, value in settings.items():
-            if before.get(name) != value:
-                raise UsageError(f"--resume {out}: was begun with {name}={before.get(name)}, not {value}")
+            if before.get(name, value) != value:
+                raise UsageError(f"--resume {out}: was begun with {name}={before[name]}, not {value}")
         return log, read_lines(log)
     new_folder(out, "match", MATCH_FILES, overwrite=overwrite or resume)
     write_json(out / "settings.json", settings)
