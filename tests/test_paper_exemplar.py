@@ -139,6 +139,10 @@ def test_matching_is_asked_for_where_the_pairs_are(budget, tmp_path, monkeypatch
     assert len(asked) == 2
 
     assert exemplar.best_layer(found["made"]) == "layer2"
+    means = {"made": exemplar.mean_average_precision(found["made"])}
+    exemplar.matches(tmp_path / "matching.png", means, ["sift", "rgb", "exemplar layer2"])
+    with Image.open(tmp_path / "matching.png") as picture:
+        assert picture.size[0] > 2 * picture.size[1] > 300
     page = exemplar._matched(found)
     assert "| exemplar layer2 | 0.600 | 0.600 | 0.600 | 0.600 |" in page
     assert "| exemplar layer2 less rgb | +0.200 (+0.200 to +0.200) |" in page

@@ -27,7 +27,7 @@ from likewise.evaluation.svm import balanced, judge
 from likewise.files import append_line, read_lines, write_text
 from likewise.images import ImageSet, open_images, patches
 from likewise.methods.exemplar import merge
-from likewise.papers.exemplar_figures import bars, classes, filters, trends
+from likewise.papers.exemplar_figures import bars, classes, filters, matches, trends
 from likewise.papers.parts import check, finished, part, table
 from likewise.progress import say
 from likewise.training.fit import fit, settle
@@ -370,6 +370,9 @@ def matching(out: Path, budget: Budget, seed: int) -> dict[str, list[dict[str, A
     }
 
 
+PAIRS = {"oxford": "the Oxford pairs", "made": "pairs made from 16 photographs"}
+
+
 def best_layer(rows: Sequence[Mapping[str, Any]]) -> str:
     """The layer of the trained net that matches best on these pairs, such as "layer2"."""
     means = mean_average_precision(rows)
@@ -444,6 +447,11 @@ def figures(out: Path, budget: Budget, results: Mapping[str, Any], seed: int) ->
     bars(out / "figures" / "accuracy.png", results["main"])
     if "studies" in results:
         trends(out / "figures" / "studies.png", results["studies"])
+    if results.get("matching"):
+        means = {PAIRS[where]: mean_average_precision(rows) for where, rows in results["matching"].items()}
+        layer = best_layer(results["matching"]["made"])
+        nets = [f"{model} {layer}" for model in ("untrained", "exemplar", "exemplar on blur")]
+        matches(out / "figures" / "matching.png", means, ["sift", "rgb", *nets])
 
 
 def page(results: Mapping[str, Any], budget: str) -> str:
@@ -511,13 +519,12 @@ def _study(runs: Mapping[str, Mapping[str, Any]]) -> str:
 
 def _matched(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
     layer = best_layer(found["made"])
-    titles = {"oxford": "the Oxford pairs", "made": "pairs made from 16 photographs"}
     parts = [f"## Matching\n\n`{layer}` does best on the made pairs and stands for the net in the comparisons."]
     for where, rows in found.items():
         means = mean_average_precision(rows)
         changes = list(means["sift"])
         shown = [[name, *(f"{row[change]:.3f}" for change in changes)] for name, row in means.items()]
-        parts.append(f"### Mean average precision on {titles[where]}\n\n" + table(["descriptor", *changes], shown))
+        parts.append(f"### Mean average precision on {PAIRS[where]}\n\n" + table(["descriptor", *changes], shown))
     every = [*found["oxford"], *found["made"]]
     pairs = [(f"exemplar {layer}", "rgb"), (f"exemplar {layer}", f"untrained {layer}"), (f"exemplar {layer}", "sift")]
     pairs.append((f"exemplar on blur {layer}", f"exemplar {layer}"))
@@ -529,7 +536,7 @@ def _matched(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
     ]
     text = "### Differences on both together, with 95 % intervals\n\nScenes are redrawn, then pairs within each.\n\n"
     parts.append(text + table(["", *changes], shown))
-    return "\n\n".join(parts)
+    return "\n\n".join([*parts, "![](figures/matching.png)"])
 
 
 def _two_by_two(results: Mapping[str, Any]) -> str:

@@ -1,6 +1,6 @@
 """The figures of Exemplar-CNN: filters, seeds with their transforms, accuracies, the studies."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +81,23 @@ def trends(path: Path, studies: Mapping[str, Mapping[str, Mapping[str, Any]]]) -
             axes.set(xlim=(max(0, low), max(values) + 2), xlabel="CIFAR-10(400), %")
         axes.set(title=name)
         axes.spines[["top", "right"]].set_visible(False)
+    _write(path, figure)
+
+
+def matches(path: Path, means: Mapping[str, Mapping[str, Mapping[str, float]]], shown: Sequence[str]) -> None:
+    """Mean average precision by kind of change, a panel for each set of pairs, a bar for each descriptor in `shown`."""
+    figure = Figure((11, 3.4 * len(means)), layout="constrained")
+    shades = (GREY, "#cccccc", "#8fc1e3", BLUE, ORANGE)
+    for axes, (title, found) in zip(np.atleast_1d(figure.subplots(len(means), 1)), means.items(), strict=True):
+        changes = list(found[shown[0]])
+        for i, name in enumerate(shown):
+            at = np.arange(len(changes)) + (i - (len(shown) - 1) / 2) / (len(shown) + 1)
+            values = [found[name][change] for change in changes]
+            axes.bar(at, values, 1 / (len(shown) + 1), label=name, color=shades[i % len(shades)])
+        axes.set_xticks(np.arange(len(changes)), changes)
+        axes.set(title=title, ylabel="mean average precision", ylim=(0, 1))
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
     _write(path, figure)
 
 
