@@ -289,7 +289,7 @@ def typed(key: str, value: Any, kind: Any) -> Any:
     """
     kinds = get_args(kind) if get_origin(kind) in (UnionType, Union) else (kind,)
     bases = tuple(get_origin(k) or k for k in kinds)
-    if isinstance(value, np.generic | np.ndarray | Tensor):
+    if isinstance(value, np.generic | np.ndarray | Tensor) and not isinstance(value, bases):
         value = value.tolist()
     if isinstance(value, str) and str not in bases:
         with suppress(tomllib.TOMLDecodeError):
