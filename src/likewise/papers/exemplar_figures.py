@@ -72,7 +72,7 @@ def trends(path: Path, studies: Mapping[str, Mapping[str, Mapping[str, Any]]]) -
             axes.plot(
                 list(runs), [100 * (1 - run["error"]) for run in runs.values()], color=ORANGE, ls="--", marker="."
             )
-            axes.text(0.02, 0.02, "dashed: surrogate classes told apart", transform=axes.transAxes, color=ORANGE)
+            axes.text(0.02, 0.5, "dashed: surrogate classes told apart", transform=axes.transAxes, color=ORANGE)
             axes.set(ylabel="%")
         else:
             axes.barh(list(runs), values, xerr=spread, color=BLUE)
