@@ -65,8 +65,8 @@ PAPER = {  # test accuracy, %, with 8,000 classes (small net) or 16,000; from me
 DIFFERENCES = {
     "cpu": [
         "2,000 surrogate classes, not 8,000; 256 patches a step, and by default 2,500 steps, not days of them.",
-        "Studies: 1,000 steps, judged by three draws on 2,000 test images. The last batch's transforms are new only where "
-        "they are drawn afresh.",
+        "Studies: 1,000 steps, judged by three draws on 2,000 test images. The last batch's transforms are new only "
+        "where they are drawn afresh.",
         "Patches come from imagenette96 (4,000 images) or caltech101-s96 (3,030), not from 100,000 of STL-10.",
         "Transforms are drawn afresh every epoch; the paper draws K of each seed once.",
         "Batch normalisation while training, Muon and a cosine, no dropout; the paper: none, SGD and steps, dropout.",
