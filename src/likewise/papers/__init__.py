@@ -14,7 +14,7 @@ from likewise.papers import drlim, exemplar, methods
 
 BUDGETS = ("cpu", "full")
 ASKED = "asked.json"  # with what a folder was begun
-FILES = (ASKED, "results.json", "README.md", "figures", "parts", "runs.jsonl", "runs")
+FILES = (ASKED, "results.json", "README.md", "figures", "parts", "runs.jsonl", "runs", "match", "pairs")
 PAPERS: dict[str, Callable[..., dict[str, Any]]] = {
     "drlim": drlim.reproduce,
     "exemplar": exemplar.reproduce,
