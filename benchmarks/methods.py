@@ -8,7 +8,6 @@ figures and the names of the loss terms go to docs/methods.json, which the page 
 """
 
 import argparse
-import datetime
 import inspect
 import json
 import time
@@ -26,6 +25,7 @@ from likewise.training.fit import make_batch
 from likewise.types import TrainConfig
 from likewise.verbs.catalogue import methods_page
 from likewise.views import RECIPES
+from setting import setting
 
 DOCS = Path(__file__).parents[1] / "docs"
 BATCH, SIZE, STEPS = 64, 32, 8
@@ -68,7 +68,7 @@ def main() -> None:
             seconds, terms = base[vit] if name == "simclr" else cost(name, vit, images)
             measured[name] = {"cost": round(seconds / base[vit][0], 2), "terms": terms}
             print(name, measured[name], flush=True)
-        about = {"date": f"{datetime.date.today()}", "torch": torch.__version__, "methods": measured}
+        about = {**setting(), "methods": measured}
         (DOCS / "methods.json").write_text(json.dumps(about, indent=2) + "\n")
     (DOCS / "methods.md").write_text(methods_page(json.loads((DOCS / "methods.json").read_text())))
 

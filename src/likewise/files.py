@@ -82,11 +82,7 @@ def claim(
                 f"{argument} {path}: holds {theirs[0]}, but is no {kind} that likewise made; nothing was changed, "
                 "choose another folder"
             )
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        write_text(path / MARK, kind + "\n")
-    except OSError as error:
-        raise UsageError(f"{argument} {path}: cannot be created ({error.strerror})") from None
+    _make(path, argument, kind)
     return path
 
 
@@ -97,10 +93,7 @@ def empty_folder(path: Path | str, argument: str) -> Path:
         raise UsageError(
             f"{argument} {path}: {'is not empty' if path.is_dir() else 'is a file'}; expected a new folder"
         )
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"{argument} {path}: cannot be created ({error.strerror})") from None
+    _make(path, argument)
     return path
 
 
@@ -129,16 +122,28 @@ def read_lines(path: Path) -> list[Any]:
 def append_line(path: Path, value: Any) -> None:
     """Add a value to a JSON Lines file, on disk when this returns. A last line that was cut short makes way for it."""
     with open(path, "a+b") as file:
-        file.seek(0)
-        tail = file.read().rpartition(b"\n")[2]
-        try:
-            json.loads(tail)
-            file.write(b"\n")
-        except ValueError:  # nothing, or a part of a value
-            file.truncate(file.tell() - len(tail))
+        file.seek(max(0, file.tell() - 1))
+        if file.read() not in (b"", b"\n"):
+            file.seek(0)
+            tail = file.read().rpartition(b"\n")[2]
+            try:
+                json.loads(tail)
+                file.write(b"\n")
+            except ValueError:  # a part of a value
+                file.truncate(file.tell() - len(tail))
         file.write(json.dumps(value).encode() + b"\n")
         file.flush()
         os.fsync(file.fileno())
+
+
+def _make(path: Path, argument: str, kind: str = "") -> None:
+    """Create a folder, and mark it where it is of a kind."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        if kind:
+            write_text(path / MARK, kind + "\n")
+    except OSError as error:
+        raise UsageError(f"{argument} {path}: cannot be created ({error.strerror})") from None
 
 
 def _delete(path: Path) -> None:

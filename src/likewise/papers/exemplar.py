@@ -5,7 +5,6 @@ never of the set that is tested on. What a small budget changes is in `DIFFERENC
 kept in the folder when it is done, and a line of it goes to runs.jsonl, so that a call goes on where one stopped.
 """
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -186,14 +185,20 @@ def reproduce(out: Path, *, budget: str, seed: int, studies: bool = True, steps:
 def run(out: Path, budget: Budget, seed: int, *, name: str, with_studies: bool = True) -> dict[str, Any]:
     """Everything, part by part, into the folder `out`."""
     results: dict[str, Any] = {"main": main_table(out, budget, seed)}
-    figures(out, budget, results, seed)
-    write_text(out / "README.md", page(results, name))
+    checks = publish(out, budget, results, seed, name)
     if with_studies:
         results["studies"] = studies(out, budget, seed)
         results["matching"] = matching(out, budget, seed)
-        figures(out, budget, results, seed)
-        write_text(out / "README.md", page(results, name))
-    return {"checks": claims(results), **results}
+        checks = publish(out, budget, results, seed, name)
+    return {"checks": checks, **results}
+
+
+def publish(out: Path, budget: Budget, results: Mapping[str, Any], seed: int, name: str) -> list[dict[str, Any]]:
+    """The figures and the page of what there is so far; the claims that it bears out or not."""
+    figures(out, budget, results, seed)
+    checks = claims(results)
+    write_text(out / "README.md", page(results, checks, name))
+    return checks
 
 
 # What is trained
@@ -314,7 +319,7 @@ def studies(out: Path, budget: Budget, seed: int) -> dict[str, dict[str, dict[st
     def one(name: str, source: str = source, data: Any = None, **changes: Any) -> dict[str, Any]:
         settings = {**budget.study, **changes}
         folder = trained(out, f"study-{name}", budget.sources[source] if data is None else data, seed, settings)
-        last = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
+        last = read_lines(folder / "metrics.jsonl")[-1]
         return {**figures(name, load(folder)), "error": last["shown"]["error"]}
 
     usual = one("usual")
@@ -456,9 +461,8 @@ def figures(out: Path, budget: Budget, results: Mapping[str, Any], seed: int) ->
         matches(out / "figures" / "matching.png", means, ["sift", "rgb", *nets])
 
 
-def page(results: Mapping[str, Any], budget: str) -> str:
+def page(results: Mapping[str, Any], checks: Sequence[Mapping[str, Any]], budget: str) -> str:
     """What was found, as a page."""
-    checks = claims(results)
     shown = [[c["what"], f"{c['value']:.3f}", c["bar"], "yes" if c["ok"] else "**no**"] for c in checks]
     parts = [
         "# Exemplar-CNN, reproduced",

@@ -17,7 +17,6 @@ SwAV 67.2, DINO 68.2. With a ViT-B/16 MAE 68.0, MoCo v3 76.7, DINO 78.2, iBOT 79
 """
 
 import inspect
-import json
 import math
 import shutil
 import time
@@ -147,8 +146,8 @@ def one(out: Path, name: str, method: str, seed: int, train: ImageSet, test: Ima
         figures = ("steps", "seconds", "images_per_second", "resumed_at", "verdict")
         about |= {"seen": steps * setting.batch, **{key: trained[key] for key in figures}}
         if followed:
-            told = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-            about["curve"] = [[round(line["epoch"], 2), line["knn"]] for line in told if "knn" in line]
+            told = [line for line in read_lines(folder / "metrics.jsonl") if "knn" in line]
+            about["curve"] = [[round(line["epoch"], 2), line["knn"]] for line in told]
         about["cpu_seconds"] = time.process_time() - started
         encoder = folder
     if setting.n_probed:
@@ -239,14 +238,12 @@ def default(lines: Sequence[dict[str, Any]]) -> list[str]:
     """From which rows the method follows that `pretrain` takes unless told: a line for each table that has it."""
     text = []
     for name in TABLES:
-        means: dict[str, float] = {}
-        for method in {line["method"] for line in lines if line["table"] == name and "linear" in line}:
-            if method in METHODS and not reads_labels(method):
-                runs = [line for line in lines if line["table"] == name and line["method"] == method]
-                means[method] = fmean(line["linear"] for line in runs if "linear" in line)
+        here = [line for line in lines if line["table"] == name and "linear" in line]
+        methods = [m for m in dict.fromkeys(line["method"] for line in here) if m in METHODS and not reads_labels(m)]
+        means = {m: fmean(line["linear"] for line in here if line["method"] == m) for m in methods}
         if DEFAULT in means:
-            ahead = sorted((method for method in means if means[method] > means[DEFAULT]), key=lambda m: -means[m])
-            better = ", ".join(f"{method} {means[method]:.3f}" for method in ahead)
+            ahead = sorted((m for m in means if means[m] > means[DEFAULT]), key=lambda m: -means[m])
+            better = ", ".join(f"{m} {means[m]:.3f}" for m in ahead)
             text.append(
                 f"- {name}: {means[DEFAULT]:.3f}; of {len(means)} without labels ahead of it: {better or 'none'}."
             )

@@ -1,6 +1,5 @@
 """The verb `evaluate`: a model or embeddings, with data, through one or more protocols, into one JSON line."""
 
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,11 +14,12 @@ from likewise.embedding import EMBEDDINGS_FILES, embed, load_with_config, openin
 from likewise.encoders import Pixels, normaliser
 from likewise.errors import DataError, UsageError
 from likewise.evaluation import EVALUATIONS, PROBES, WHOLE, alignment, describe
+from likewise.files import append_line
 from likewise.images import DATASETS, SPLITS, ImageSet, open_images
+from likewise.images.decode import MIN_SIDE
 from likewise.types import Embeddings, Encoder, pick
 from likewise.views import weak
 
-MIN_SIDE = 4  # pixels
 PIXELS = "pixels"  # the model that is none, whatever folders there are
 PIXELS_SIDE = 32  # images are compared as they are at this side, unless asked otherwise
 WHOLE_SIDE = 256  # the short side at which images are kept for probes that see whole ones
@@ -131,8 +131,7 @@ def _split(keys: Int[np.ndarray, " n"]) -> tuple[Int[np.ndarray, " m"], Int[np.n
 
 def append(folder: Path, result: dict[str, Any]) -> None:
     """Add a result to the evaluation.jsonl of a run or embeddings folder."""
-    with open(folder / "evaluation.jsonl", "a", encoding="utf-8") as file:
-        file.write(json.dumps(result) + "\n")
+    append_line(folder / "evaluation.jsonl", result)
 
 
 def open_for(

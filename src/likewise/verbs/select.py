@@ -68,14 +68,15 @@ def choose(
     metric = own.pop("metric")
     options = read_options(method, pick(SELECTORS, method, "selector"), own)
     x, paths, where = _features(Path(source), data, device)
+    n_picks = parse_budget(budget, len(x))
     if dry_run:
-        return _cost(x, method, budget, memory, options)
+        return _cost(x, method, n_picks, budget, memory, options)
     named = {"target": target, "scores": scores, "labels": labels}
     held = None if chosen is None else read_ids(chosen, "--chosen", len(x), paths)
     begun_with = None if held is None else f"{len(held)} images, hash {fingerprint([held])[:12]}"
     finished = None
     if resume and (out / "selection.json").is_file() and not (out / STATE).is_file():
-        asked = {"method": method, "budget": parse_budget(budget, len(x)), "seed": seed, "embeddings": str(source)}
+        asked = {"method": method, "budget": n_picks, "seed": seed, "embeddings": str(source)}
         asked |= {"options": {"metric": metric, **options}, "chosen": begun_with}
         asked |= {argument: None if value is None else str(value) for argument, value in named.items()}
         finished = _finished(out, asked)
@@ -97,7 +98,6 @@ def choose(
         "labels": None if labels is None else _labels(labels, x, paths),
     }
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    parse_budget(budget, len(x))
     claim(out, "selection", (*SELECTION_FILES, STATE), overwrite=overwrite or resume)  # before the work, not after it
     if not resume:
         (out / STATE).unlink(missing_ok=True)
@@ -178,11 +178,11 @@ def _answer(folder: Path, selection: Selection, budget: str | float | int) -> di
     }
 
 
-def _cost(x: Any, method: str, budget: str | float | int, memory: str, options: dict[str, Any]) -> dict[str, Any]:
+def _cost(
+    x: Any, method: str, n_picks: int, budget: str | float | int, memory: str, options: dict[str, Any]
+) -> dict[str, Any]:
     """Estimates in `seconds` and `memory_mb`, which are None for a method whose cost hangs on more than sizes."""
     n, d = (x.x if isinstance(x, Embeddings) else x).shape
-    pick(SELECTORS, method, "selector")
-    n_picks = parse_budget(budget, n)
     cost = estimate(method, n, d, n_picks, parse_memory(memory), options)
     return {
         "selection": None,

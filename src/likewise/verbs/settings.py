@@ -13,6 +13,7 @@ from typing import Any
 
 from likewise.encoders import ENCODERS
 from likewise.errors import UsageError
+from likewise.images.decode import MIN_SIDE
 from likewise.methods import find, recipe
 from likewise.types import Encoder, TrainConfig, did_you_mean, pick, typed
 from likewise.views import RECIPES
@@ -53,8 +54,8 @@ def make_plan(settings: Mapping[str, Any], default_size: int) -> Plan:
     encoder = asked.pop("encoder", None) or ("vit-nano" if "a ViT encoder" in made.needs else "convnet")
     views = asked.pop("views", made.default_views)
     size = typed("size", asked.pop("size", default_size), int)
-    if size < 4:
-        raise UsageError(f"size={size}: expected at least 4 pixels")
+    if size < MIN_SIDE:
+        raise UsageError(f"size={size}: expected at least {MIN_SIDE} pixels")
     config = recipe(made)
     if any(key in asked for key in BUDGET):
         config = replace(config, epochs=None, steps=None, minutes=None)

@@ -61,15 +61,17 @@ def compare(
         raise UsageError(f"most={most}, extent={extent}: both must be positive")
     if not describers:
         raise UsageError("descriptors: none was given")
-    known: tuple[Path, int, Described] | None = None
+    path: Path | None = None
+    known: dict[int, Described] = {}  # of a scene's first image, by the channels it is compared in
     for pair in pairs:
-        images = read_image(pair.first), read_image(pair.second)
-        channels = min(map(len, images))
-        first, second = (as_channels(image, channels) for image in images)
-        if known is None or known[:2] != (pair.first, channels):
-            known = pair.first, channels, describe(first, describers, side=side, extent=extent, most=most)
-        other = describe(second, describers, side=side, extent=extent, most=most)
-        yield _compared(pair, known[2], other)
+        if pair.first != path:
+            path, first, known = pair.first, read_image(pair.first), {}
+        second = read_image(pair.second)
+        channels = min(len(first), len(second))
+        if channels not in known:
+            known[channels] = describe(as_channels(first, channels), describers, side=side, extent=extent, most=most)
+        other = describe(as_channels(second, channels), describers, side=side, extent=extent, most=most)
+        yield _compared(pair, known[channels], other)
 
 
 def describe(
