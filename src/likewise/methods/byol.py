@@ -47,4 +47,6 @@ class BYOL(Method):
         self.teacher.follow(self.encoder, self.projector, cosine_ramp(self.teacher_momentum, 1.0, progress))
 
 
-RECIPE = TrainConfig(epochs=100, batch_size=256, optimizer="adamw", lr=2e-3, weight_decay=1e-4)
+RECIPE = TrainConfig(
+    epochs=100, batch_size=256, optimizer="muon", lr=0.02, weight_decay=0.02, betas=(0.9, 0.98), warmup=0.1
+)

@@ -67,4 +67,6 @@ class VICReg(Method):
         return Step(terms, score=apart.detach())
 
 
-RECIPE = TrainConfig(epochs=100, batch_size=256, optimizer="adamw", lr=2e-3, weight_decay=1e-4)
+RECIPE = TrainConfig(
+    epochs=100, batch_size=256, optimizer="muon", lr=0.02, weight_decay=0.02, betas=(0.9, 0.98), warmup=0.1
+)
