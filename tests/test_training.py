@@ -25,8 +25,10 @@ from likewise.training.optim import LARS, OPTIMIZERS, Muon, learning_rate, make_
 from likewise.types import DataInfo, Step, TrainConfig
 from likewise.verbs.pretrain import pretrain
 from likewise.verbs.settings import make_plan
+from likewise.views import RECIPES
 
 N, STEPS = 40, 9
+INFO = DataInfo(n_images=8, channels=3, size=32)
 SMALL: dict[str, Any] = {
     "size": 16,
     "batch_size": 16,
@@ -361,7 +363,34 @@ def test_muon_orthogonalises() -> None:
     assert float(p.detach().norm()) == pytest.approx(8**0.5, rel=1e-5)
 
 
-def test_muon_is_adamw_for_what_is_no_convolution() -> None:
+def test_muon_steps_on_a_transformers_matrices() -> None:
+    """By hand: decayed, then moved by the polar factor of the gradient; three times as tall, root three times as far."""
+    torch.manual_seed(0)
+    tall, before = torch.nn.Parameter(torch.randn(48, 16)), torch.empty(48, 16)
+    before.copy_(tall.detach())
+    tall.grad = torch.randn(48, 16)
+    config = TrainConfig(optimizer="muon", lr=0.1, weight_decay=0.5)
+    make_optimizer([{"params": [tall], "inner": True}], config).step()
+    u, _, v = torch.linalg.svd(tall.grad, full_matrices=False)
+    moved = (before * (1 - 0.1 * 0.5) - tall.detach()) / 0.1
+    assert torch.nn.functional.cosine_similarity(moved.flatten(), (u @ v).flatten(), dim=0) > 0.95
+    assert float(moved.norm() / (u @ v).norm()) == pytest.approx(3**0.5, rel=0.15)
+
+
+def test_a_transformers_matrices_are_marked() -> None:
+    vit = build("vit-nano", INFO)
+    method = METHODS["mae"](vit, INFO, views=RECIPES["weak"](32))
+    marked = {id(p) for group in method.param_groups() if group.get("inner") for p in group["params"]}
+    inside = {name for name, p in method.named_parameters() if id(p) in marked}
+    kinds = ("qkv", "proj", "up", "down")
+    expected = {f"encoder.blocks.{i}.{kind}.weight" for i in range(6) for kind in kinds}
+    assert {name for name in inside if name.startswith("encoder.")} == expected
+    assert any(name.startswith("decoder.") for name in inside)
+    groups = METHODS["simclr"](build("convnet", INFO), INFO, views=RECIPES["strong"](32)).param_groups()
+    assert not any(group.get("inner") for group in groups)
+
+
+def test_muon_is_adamw_for_what_is_not_inside() -> None:
     config = TrainConfig(optimizer="muon", lr=0.1, weight_decay=0.1)
     torch.manual_seed(0)
     a = torch.nn.Parameter(torch.randn(5, 3))

@@ -8,6 +8,7 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from likewise.draws import Draws
+from likewise.encoders.vit import Block
 from likewise.types import Batch, Encoder, Images, Step, TrainConfig
 from likewise.views import View
 
@@ -53,14 +54,18 @@ class Method(nn.Module):
     def param_groups(self) -> list[dict[str, Any]]:
         """Parameters for the optimiser; biases, norms and other vectors are not decayed.
 
-        A group may have a `weight_decay` of its own, a `rate` that multiplies the learning rate, and `steady`: True
-        for a rate that neither warms up nor falls.
+        A group may have a `weight_decay` of its own, a `rate` that multiplies the learning rate, `steady`: True for a
+        rate that neither warms up nor falls, and `inner`: True for the matrices inside a transformer (see `Muon`).
         """
         parameters = [p for p in self.parameters() if p.requires_grad]
-        return [
-            {"params": [p for p in parameters if p.ndim > 1]},
+        blocks = [part for part in self.modules() if isinstance(part, Block)]
+        inner = {id(p) for block in blocks for p in block.parameters() if p.ndim == 2}
+        groups: list[dict[str, Any]] = [
+            {"params": [p for p in parameters if p.ndim > 1 and id(p) not in inner]},
+            {"params": [p for p in parameters if id(p) in inner], "inner": True},
             {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
         ]
+        return [group for group in groups if group["params"]]
 
     def pictures(self, batch: Batch) -> dict[str, Images]:
         """Images worth looking at, by name: reconstructions, colourings, tiles."""

@@ -47,11 +47,11 @@ class LARS(Optimizer):
 
 
 class Muon(Optimizer):
-    """Momentum whose step on each convolution kernel is brought to an orthogonal matrix (Jordan et al., 2024).
+    """Momentum whose step on each inner matrix is brought to an orthogonal one (Jordan et al., 2024).
 
-    For convolutions that batch normalisation follows: their scale means nothing, so it is held at the root of the
-    number of outputs. The first convolution, which reads pixels, and everything else take an AdamW step at a tenth of
-    the rate.
+    Inner are the kernels of convolutions and the groups marked `inner`, the matrices inside a transformer. Batch
+    normalisation follows the convolutions: their scale means nothing, so it is held at the root of the number of
+    outputs. The first convolution, which reads pixels, and everything else take an AdamW step at a tenth of the rate.
     """
 
     def __init__(
@@ -66,12 +66,17 @@ class Muon(Optimizer):
                 if p.grad is None:
                     continue
                 state = self.state[p]
-                if p.ndim == 4 and p.shape[1] > 3:
+                kernel = p.ndim == 4 and p.shape[1] > 3
+                if kernel or group.get("inner"):
                     if not state:
                         state["momentum_buffer"] = torch.zeros_like(p)
                     buffer = state["momentum_buffer"].mul_(group["momentum"]).add_(p.grad)
-                    update = orthogonal(p.grad.add(buffer, alpha=group["momentum"]).flatten(1))
-                    p.mul_(len(p) ** 0.5 / p.norm()).add_(update.reshape(p.shape), alpha=-group["lr"])
+                    update = orthogonal(p.grad.add(buffer, alpha=group["momentum"]).flatten(1)).reshape(p.shape)
+                    if kernel:
+                        p.mul_(len(p) ** 0.5 / p.norm()).add_(update, alpha=-group["lr"])
+                    else:
+                        scale = max(1, p.shape[0] / p.shape[1]) ** 0.5
+                        p.mul_(1 - group["lr"] * group["weight_decay"]).add_(update, alpha=-group["lr"] * scale)
                 else:
                     if not state:
                         state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(p), torch.zeros_like(p)
