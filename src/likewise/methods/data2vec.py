@@ -71,4 +71,6 @@ class Data2Vec(Method):
         return {"image": images, "masked": only(images, ~self.mask(images, batch.draws), self.encoder.patch)}
 
 
-RECIPE = TrainConfig(epochs=200, batch_size=256, optimizer="adamw", lr=1e-3, weight_decay=0.05, warmup=0.1)
+RECIPE = TrainConfig(
+    epochs=200, batch_size=256, optimizer="muon", lr=0.02, weight_decay=0.05, betas=(0.9, 0.98), warmup=0.1
+)

@@ -148,4 +148,6 @@ class IBOT(Method):
         return {"view": view, "masked": only(view, ~self.mask(view, batch.draws.child("mask0")), self.encoder.patch)}
 
 
-RECIPE = TrainConfig(epochs=100, batch_size=256, optimizer="adamw", lr=1e-3, weight_decay=0.05, warmup=0.1, clip=3.0)
+RECIPE = TrainConfig(
+    epochs=100, batch_size=256, optimizer="muon", lr=0.02, weight_decay=0.05, betas=(0.9, 0.98), warmup=0.1
+)

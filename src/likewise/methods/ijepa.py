@@ -79,4 +79,6 @@ class IJEPA(Method):
         return {"image": images, "seen": only(images, seen, p), "to predict": only(images, hidden, p)}
 
 
-RECIPE = TrainConfig(epochs=200, batch_size=256, optimizer="adamw", lr=5e-4, weight_decay=0.05, warmup=0.1)
+RECIPE = TrainConfig(
+    epochs=200, batch_size=256, optimizer="muon", lr=0.02, weight_decay=0.05, betas=(0.9, 0.98), warmup=0.1
+)

@@ -80,5 +80,5 @@ class MAE(Method):
 
 
 RECIPE = TrainConfig(
-    epochs=200, batch_size=256, optimizer="adamw", lr=1.5e-3, weight_decay=0.05, betas=(0.9, 0.95), warmup=0.1
+    epochs=200, batch_size=256, optimizer="muon", lr=0.02, weight_decay=0.05, betas=(0.9, 0.98), warmup=0.1
 )

@@ -98,4 +98,6 @@ class MSN(Method):
         return {"view": view, "seen": only(view, seen, self.encoder.patch)}
 
 
-RECIPE = TrainConfig(epochs=100, batch_size=256, optimizer="adamw", lr=1e-3, weight_decay=0.05, warmup=0.1)
+RECIPE = TrainConfig(
+    epochs=100, batch_size=256, optimizer="muon", lr=0.02, weight_decay=0.05, betas=(0.9, 0.98), warmup=0.1
+)

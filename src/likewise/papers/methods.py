@@ -74,7 +74,7 @@ class Table(NamedTuple):
 RESNET = {"encoder": "resnet18", "device": "auto", "knn_epochs": tuple(range(10, 201, 10))}
 TABLES = {
     "mnist-quick": Table("mnist", 28, 60 * BATCH, {"encoder": "convnet", "width": 32}, 10_000),
-    "mnist-vit-quick": Table("mnist", 28, 400 * BATCH, {"encoder": "vit-nano", "patch": 7}, 10_000),
+    "mnist-vit-quick": Table("mnist", 28, 200 * BATCH, {"encoder": "vit-nano", "patch": 7}, 10_000),
     "cifar10-quick": Table("cifar10", 32, 120 * BATCH, {"encoder": "convnet", "width": 32}, 10_000),
     "cifar10-convnet": Table("cifar10", 32, 500_000, {"encoder": "convnet"}),
     "cifar10-vit": Table("cifar10", 32, 200_000, {"encoder": "vit-nano", "patch": 4}),
