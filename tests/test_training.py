@@ -364,7 +364,7 @@ def test_muon_orthogonalises() -> None:
 
 
 def test_muon_steps_on_a_transformers_matrices() -> None:
-    """By hand: decayed, then moved by the polar factor of the gradient; three times as tall, root three times as far."""
+    """By hand: decayed, then moved by the gradient's polar factor; three times as tall, root three times as far."""
     torch.manual_seed(0)
     tall, before = torch.nn.Parameter(torch.randn(48, 16)), torch.empty(48, 16)
     before.copy_(tall.detach())
