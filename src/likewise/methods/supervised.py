@@ -53,4 +53,6 @@ class Supervised(Method):
         return Step({"cross-entropy": loss}, {"accuracy": right})
 
 
-RECIPE = TrainConfig(epochs=50, batch_size=256, optimizer="adamw", lr=2e-3, weight_decay=0.05)
+RECIPE = TrainConfig(
+    epochs=50, batch_size=256, optimizer="muon", lr=0.02, weight_decay=0.02, betas=(0.9, 0.98), warmup=0.1
+)
