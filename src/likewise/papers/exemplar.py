@@ -39,6 +39,15 @@ from likewise.views import View
 SIDE = 32  # pixels of a patch
 MODERN = {"norm": True, "dropout": 0.0, "optimizer": "muon", "lr": 0.02, "weight_decay": 0.0}
 PAPERS_OWN = {"optimizer": "sgd", "lr": 0.01, "momentum": 0.9, "schedule": "thirds", "warmup": 0.0, "weight_decay": 0.0}
+LABELLED: dict[str, Any] = {  # the supervised net's
+    "encoder": "exemplar-small",
+    "batch_size": 128,
+    "optimizer": "muon",
+    "lr": 0.02,
+    "weight_decay": 0.05,
+    "betas": (0.9, 0.999),
+    "warmup": 0.05,
+}
 BLUR = 2.5  # the largest sigma of training on blur, in pixels
 OFF: dict[str, dict[str, Any]] = {  # what leaves a group of transformations out
     "translation": {"translation": 0.0},
@@ -121,7 +130,7 @@ def _cpu() -> Budget:
             "imagenette96": Column("svm", *nette, source="caltech101-s96"),
         },
         labels=400,
-        supervised={"epochs": 25, "batch_size": 128, "optimizer": "muon", "lr": 0.02, "encoder": "exemplar-small"},
+        supervised={"epochs": 25, **LABELLED},
         study={**main, "steps": 1_000},
         study_test=Column("cifar10-400", *cifar, source="imagenette96", options={"n_draws": 3}),
         matching=("small", main),
@@ -153,7 +162,7 @@ def _full() -> Budget:
             "caltech101": Column("caltech101", "caltech101", None, source="stl10"),
         },
         labels=400,
-        supervised={"epochs": 200, "batch_size": 128, "encoder": "exemplar-small"},
+        supervised={"epochs": 200, **LABELLED},
         study=nets["small"],
         study_test=Column("cifar10-400", *cifar, source="stl10"),
         matching=(
