@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -108,6 +109,109 @@ def test_evaluate_a_model_beside_its_baselines(photos: Path, trained: tuple[Path
     options = ("--labels", "folders", "--protocol", "knn", "--baselines", "--quiet")
     result = answer("evaluate", trained[0], photos, *options)
     assert set(result["baselines"]) == {"pixels", "untrained"}
+
+
+def test_the_report_knows_the_baselines(photos: Path, trained: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    """By either way that they are measured: raw pixels and the untrained encoder are never called learned."""
+    run_ = tmp_path / "run"
+    shutil.copytree(trained[0], run_)
+    knn = ("--protocol", "knn", "--quiet")
+    judged = answer("evaluate", run_, photos, "--labels", "folders", "--baselines", *knn)
+    answer("report", run_, "--out", tmp_path / "a.html", "--quiet")
+    embeddings = []
+    for name, model, options in (("a", run_, ()), ("b", run_, ("--untrained",)), ("c", "pixels", ("--size", "16"))):
+        embeddings.append(tmp_path / name)
+        answer("embed", model, photos, "--labels", "folders", "--out", embeddings[-1], *options, "--quiet")
+        answer("evaluate", embeddings[-1], *knn)
+    answer("report", *embeddings, "--out", tmp_path / "b.html", "--quiet")
+    hits = round(100 * judged["protocols"]["knn"]["accuracy"])
+    for name in ("a.html", "b.html"):
+        page = (tmp_path / name).read_text()
+        assert f"names the right class for {hits} in a hundred images, against" in page, name
+        assert "with raw pixels and" in page
+        assert "with an untrained encoder" in page
+        assert page.count("Learned (") == page.count("Learned (run)" if name == "a.html" else "Learned (a)") > 0
+
+
+def test_what_likewise_made_among_the_images_is_none_of_them(photos: Path, tmp_path: Path) -> None:
+    shutil.copytree(photos, tmp_path / "photos")
+    out = tmp_path / "photos" / "run"
+    first = answer("pretrain", tmp_path / "photos", "--out", out, *FAST, "--quiet")
+    again = answer("pretrain", tmp_path / "photos", "--out", out, *FAST, "--resume", "--quiet")
+    assert again["images"] == first["images"] == 24
+
+
+def test_resuming_a_finished_run_keeps_its_figures(photos: Path, trained: tuple[Path, dict[str, Any]]) -> None:
+    status = (trained[0] / "status.json").read_bytes()
+    again = answer("pretrain", photos, "--out", trained[0], "--resume", "--quiet")
+    assert again | {"peak_memory_mb": 0} == trained[1] | {"peak_memory_mb": 0}
+    assert (trained[0] / "status.json").read_bytes() == status
+    planned = answer("pretrain", photos, "--out", trained[0], "--resume", "--dry-run", "--quiet")
+    assert planned["steps"] == 4
+    for option, value in (("--precision", "bf16"), ("--init-from", trained[0])):
+        assert "was begun" in refusal(2, "pretrain", photos, "--out", trained[0], "--resume", option, value)
+
+
+def test_labels_that_a_method_learns_from_are_those_it_was_begun_with(photos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    command = ("pretrain", photos, "--out", out, *FAST, "--method", "supcon")
+    answer(*command, "--labels", "folders", "--quiet")
+    assert "labels" in refusal(2, *command, "--resume")
+    images = likewise.open_images(photos)
+    settings: dict[str, Any] = {"steps": 4, "batch_size": 8, "size": 16, "width": 8, "precision": "fp32"}
+    weights = {
+        labels: likewise.pretrain(images, out=tmp_path / f"{labels}", labels=labels, method="supcon", **settings)[
+            "weights"
+        ]
+        for labels in (None, "folders")
+    }
+    assert weights[None] != weights["folders"]
+
+
+def test_the_untrained_encoder_is_that_of_init_from(
+    photos: Path, trained: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    answer("pretrain", photos, "--out", tmp_path / "run", "--init-from", trained[0], *FAST, "--quiet")
+    answer("embed", tmp_path / "run", photos, "--untrained", "--out", tmp_path / "a", "--quiet")
+    answer("embed", trained[0], photos, "--out", tmp_path / "b", "--quiet")
+    a, b = (np.load(tmp_path / name / "x.npy") for name in "ab")
+    assert np.array_equal(a, b)
+
+
+def test_ones_own_encoder_is_found_and_given_numbers(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mine.py").write_text(
+        "from torch import nn\n"
+        "class Tiny(nn.Sequential):\n"
+        "    def __init__(self, width=4, fast=True, hidden_dim=3):\n"
+        "        assert fast is False\n"
+        "        super().__init__(nn.Conv2d(3, width, 4, 4), nn.BatchNorm2d(width), nn.Flatten())\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if path])
+    own = [*FAST[:6], "--encoder", "mine:Tiny", "--set", "width=6", "--set", "fast=false"]
+    answer("pretrain", photos, "--out", tmp_path / "run", *own, "--quiet")
+    assert likewise.load(tmp_path / "run").dim == 6 * 16
+    assert "one of that name too" in refusal(2, "pretrain", photos, "--out", "x", *own, "--set", "hidden_dim=8")
+    assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        *("lr=-1", "lr=0", "warmup=3", "clip=-1", "momentum=2", "monitor_every=0", "optimizer=adamx", "schedule=foo"),
+        *("save_every=foo", "width=0", "hidden_dim=0", "output_dim=-3", "temperature=0", "temperature=-1"),
+        *("min_scale=2", "flip=5", "jitter=-1", "threads=-1"),
+    ],
+)
+def test_no_number_without_a_meaning_is_taken(photos: Path, tmp_path: Path, setting: str) -> None:
+    """And the folder is not made, so that the command can be given again, mended."""
+    fast = FAST[:6]
+    line = refusal(2, "pretrain", photos, "--out", tmp_path / "run", *fast, "--set", setting)
+    assert setting.split("=")[0] in line
+    assert "expected" in line
+    assert not (tmp_path / "run").exists()
 
 
 def test_all_that_embed_see_the_same_pixels(trained: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:

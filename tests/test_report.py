@@ -60,7 +60,7 @@ def make_run(path: Path, **changes: Any) -> Path:
 def evaluation_lines(**accuracy: float) -> str:
     names = {"learned": "runs/mine", "untrained": "untrained"}
     rows = [
-        {"model": names.get(kind, kind), "data": "digits", "protocols": {"knn": {"accuracy": value, "k": 20}}}
+        {"model": names.get(kind, kind), "kind": kind, "data": "digits", "protocols": {"knn": {"accuracy": value}}}
         for kind, value in accuracy.items()
     ]
     return "".join(json.dumps(row) + "\n" for row in rows)

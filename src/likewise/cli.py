@@ -146,7 +146,7 @@ def embed(
             out=out,
             overwrite=overwrite,
             device=usable_device(device),
-            about={"model": model},
+            about={"model": model, "trained": not untrained},
         )
         result = {
             "embeddings": str(out),
@@ -195,12 +195,15 @@ def evaluate(
         if baselines and is_embeddings(model):
             raise UsageError(f"--baselines: {model} holds embeddings; expected a model and DATA")
         result = run(model, data, size=size, trained=not untrained, **options)
-        if baselines:
-            result["baselines"] = {"pixels": run("pixels", data, **options)["protocols"]}
-            if model != PIXELS:
-                result["baselines"]["untrained"] = run(model, data, size=size, trained=False, **options)["protocols"]
+        others = {"pixels": run("pixels", data, **options)} if baselines else {}
+        if baselines and model != PIXELS:
+            others["untrained"] = run(model, data, size=size, trained=False, **options)
         if model != PIXELS and not untrained:
+            for name, other in others.items():
+                append(Path(model), {**other, "model": name})
             append(Path(model), result)
+        if baselines:
+            result["baselines"] = {name: other["protocols"] for name, other in others.items()}
         reply(result, lambda: _evaluation(result))
 
 

@@ -142,13 +142,19 @@ def load_with_config(folder: Path | str, *, trained: bool = True) -> tuple[Encod
         what = "no such folder" if not folder.exists() else "has no model.safetensors with config.json"
         raise DataError(f"model {folder}: {what}; expected a run folder, a saved encoder, or 'pixels'")
     config = read_json(folder / "config.json")
+    if config.get("object"):
+        raise UsageError(
+            f"model {folder}: its encoder was an object, of the class {config['encoder']}; make it again, give it "
+            "the tensors of model.safetensors (safetensors.torch.load_file), and pass it with size="
+        )
     data = DataInfo(config["n_images"], config["channels"], config["size"])
     torch.manual_seed(config.get("seed", 0))
     encoder = build(config["encoder"], data, **config["arguments"])
     try:
         weights = load_file(folder / "model.safetensors")
         if not trained:
-            weights = {**encoder.state_dict(), **{k: v for k, v in weights.items() if k.startswith("normalise.")}}
+            start = encoder if config.get("init_from") is None else load(config["init_from"])
+            weights = {**start.state_dict(), **{k: v for k, v in weights.items() if k.startswith("normalise.")}}
         encoder.load_state_dict(weights)
     except (SafetensorError, RuntimeError) as error:
         raise DataError(f"{folder / 'model.safetensors'}: does not fit its config.json ({error})") from None

@@ -1,6 +1,8 @@
 """Any `nn.Module` as an encoder."""
 
 import importlib
+import os
+import sys
 from typing import Any
 
 import torch
@@ -44,12 +46,21 @@ class External(Encoder):
 
 def external(name: str, data: DataInfo, **arguments: Any) -> Encoder:
     """Import "package.module:Class", call it with the keywords, and wrap what is no encoder yet."""
-    package, _, attribute = name.partition(":")
     try:
-        made = getattr(importlib.import_module(package), attribute)(**arguments)
-    except (ImportError, AttributeError, TypeError, ValueError) as error:
-        why = str(error).partition("\n")[0]
-        raise UsageError(f"encoder {name!r}: {why}; expected 'package.module:Class'") from None
+        made = imported(name, "encoder")(**arguments)
+    except (TypeError, ValueError, RuntimeError, ArithmeticError) as error:
+        raise UsageError(f"encoder {name!r}: called with {arguments}: {str(error).partition(chr(10))[0]}") from None
     if not isinstance(made, nn.Module):
         raise UsageError(f"encoder {name!r}: made a {type(made).__name__}; expected an nn.Module")
     return made if isinstance(made, Encoder) else External(made, data)
+
+
+def imported(name: str, argument: str) -> Any:
+    """What "package.module:Class" names, in the folder one is in or among what is installed."""
+    package, _, attribute = name.partition(":")
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        return getattr(importlib.import_module(package), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UsageError(f"{argument} {name!r}: {error}; expected 'package.module:Class'") from None

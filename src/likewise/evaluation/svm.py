@@ -272,13 +272,13 @@ def pooled(
     encoder = encoder.eval().to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     sizes = np.array([images.store[int(row)].shape[1:] for row in images.rows])
     table: np.ndarray | None = None
-    done = 0
+    done, cell = 0, getattr(encoder, "patch", 1)  # a ViT takes whole patches
     with torch.inference_mode(), bar("pool", len(images)) as progress:
         for height, width in np.unique(sizes, axis=0).tolist():
             size = side, side
             if hasattr(encoder, "dense"):
                 scale = side / (height * width) ** 0.5
-                size = max(1, round(height * scale)), max(1, round(width * scale))
+                size = max(1, round(height * scale / cell)) * cell, max(1, round(width * scale / cell)) * cell
             alike = np.flatnonzero((sizes == (height, width)).all(1))
             for ids in np.array_split(alike, -(-len(alike) * size[0] * size[1] // AT_ONCE)):
                 x = images.source(ids).pixels.to(device).float() / 255

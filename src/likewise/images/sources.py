@@ -21,6 +21,7 @@ from jaxtyping import Int, UInt8
 from PIL import Image
 
 from likewise.errors import DataError, UsageError
+from likewise.files import MARK
 from likewise.images.decode import Picture, Unusable, decode, shrink, suffixes, whole
 from likewise.types import did_you_mean
 
@@ -162,11 +163,16 @@ def _folder(root: Path, name: str) -> Files:
 
 
 def _walk(folder: Path, prefix: str) -> Iterator[str]:
-    """Relative paths of images. Links to files are followed, links to folders are not: they may go in circles."""
+    """Relative paths of images. Links to files are followed, links to folders are not: they may go in circles.
+
+    What likewise made below the folder (a run with its pictures) is passed over.
+    """
     try:
         entries = list(os.scandir(folder))
     except OSError as error:
         raise DataError(f"{folder}: cannot be read ({(error.strerror or str(error)).lower()})") from None
+    if prefix and any(entry.name == MARK for entry in entries):
+        return
     for entry in entries:
         if entry.name.startswith("."):
             continue

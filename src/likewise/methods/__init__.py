@@ -1,7 +1,6 @@
 """Methods, one file each. What is listed here is what `--method` takes, and what the contract tests test."""
 
-import importlib
-
+from likewise.encoders import imported
 from likewise.errors import UsageError
 from likewise.methods.barlow_twins import BarlowTwins
 from likewise.methods.base import Method, recipe, title
@@ -64,11 +63,7 @@ def find(name: str) -> type[Method]:
     """A method by its name in the table, or by "package.module:Class"."""
     if ":" not in name:
         return pick(METHODS, name, "method")
-    package, _, attribute = name.partition(":")
-    try:
-        made = getattr(importlib.import_module(package), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise UsageError(f"method {name!r}: {error}; expected 'package.module:Class'") from None
+    made = imported(name, "method")
     if not (isinstance(made, type) and issubclass(made, Method)):
         raise UsageError(f"method {name!r}: is no subclass of likewise.methods.Method")
     return made

@@ -24,11 +24,12 @@ class Score:
 
 def scores(sources: Sequence[Run | Vectors]) -> list[Score]:
     """Every accuracy found, baselines first; a later evaluation of the same thing replaces an earlier one."""
+    order = ("pixels", "untrained", "learned")
     found: dict[tuple[str, str, str], Score] = {}
     for source in sources:
         for line in source.evaluations:
             model = str(line.get("model") or source.name)
-            kind = "pixels" if model == "pixels" else "untrained" if model.startswith("untrained") else "learned"
+            kind = line["kind"] if line.get("kind") in order else "learned"
             shown = {"pixels": "Raw pixels", "untrained": "Untrained encoder"}.get(kind, "")
             data = str(line.get("data") or "")
             for protocol, figures in _protocols(line).items():
@@ -36,7 +37,6 @@ def scores(sources: Sequence[Run | Vectors]) -> list[Score]:
                 if isinstance(accuracy, (int, float)):
                     name = shown or f"Learned ({last_part(model)})"
                     found[model, data, protocol] = Score(name, kind, data, protocol, float(accuracy))
-    order = ("pixels", "untrained", "learned")
     return sorted(found.values(), key=lambda score: (score.data, score.protocol != "knn", order.index(score.kind)))
 
 

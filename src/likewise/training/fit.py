@@ -26,7 +26,7 @@ from likewise.progress import bar, say
 from likewise.signals import stop_signals
 from likewise.training.distributed import average_gradients, is_main, process_group, world
 from likewise.training.monitor import check_finite, feature_rank, knn_accuracy, save_pictures
-from likewise.training.optim import learning_rate, make_optimizer, set_rates
+from likewise.training.optim import check, learning_rate, make_optimizer, set_rates
 from likewise.training.state import load_state, save_state
 from likewise.types import Batch, Encoder, Source, TrainConfig, rank, usable_device
 
@@ -149,6 +149,8 @@ def settle(config: TrainConfig, method: Method, images: ImageSet) -> TrainConfig
         raise DataError(f"{len(images)} usable image: at least 2 are needed to learn from")
     if config.batch_size < 2:
         raise UsageError(f"batch_size={config.batch_size}: expected at least 2")
+    check(config)
+    _save_clock(config.save_every)
     config = replace(config, device=usable_device(config.device))
     if config.precision == "auto":
         size = method.views[0].size
@@ -167,7 +169,9 @@ def settle(config: TrainConfig, method: Method, images: ImageSet) -> TrainConfig
         steps = int(config.minutes * 60 * rate)
         say(f"{config.minutes} minutes at {rate:.2f} steps/s: {steps} steps")
     if steps is None or steps < 1:
-        raise UsageError(f"{next(iter(given))}={next(iter(given.values()))}: expected a positive number")
+        name, value = next(iter(given.items()))
+        expected = "more: that is less than a step" if value > 0 else "a positive number"
+        raise UsageError(f"{name}={value}: expected {expected}")
     return replace(config, epochs=None, minutes=None, steps=steps)
 
 

@@ -99,10 +99,30 @@ def orthogonal(x: Float[Tensor, "n m"]) -> Float[Tensor, "n m"]:
     return (z.T if tall else z).to(x.dtype)
 
 
+def check(config: TrainConfig) -> None:
+    """Refuse a name or a number that no training can go by."""
+    for name, value, known in (
+        ("optimizer", config.optimizer, OPTIMIZERS),
+        ("schedule", config.schedule, SCHEDULES),
+    ):
+        if value not in known:
+            raise UsageError(f"{name}={value!r}: expected one of {', '.join(known)}")
+    ranges = {
+        "a number above 0": {"lr": config.lr > 0, "clip": config.clip is None or config.clip > 0},
+        "0 or more": {"weight_decay": config.weight_decay >= 0, "final_lr": config.final_lr >= 0},
+        "0 or more, below 1": {"momentum": 0 <= config.momentum < 1, "betas": all(0 <= b < 1 for b in config.betas)},
+        "a share of the steps, from 0 to 1": {"warmup": 0 <= config.warmup <= 1},
+        "at least 1": {"monitor_every": config.monitor_every >= 1, "threads": config.threads >= 1},
+    }
+    for expected, held in ranges.items():
+        for name, fine in held.items():
+            if not fine:
+                raise UsageError(f"{name}={getattr(config, name)}: expected {expected}")
+
+
 def make_optimizer(groups: list[dict[str, Any]], config: TrainConfig) -> Optimizer:
     """The optimiser that the configuration names; groups may bring their own weight decay, `rate` and `steady`."""
-    if config.schedule not in SCHEDULES:
-        raise UsageError(f"schedule={config.schedule!r}: expected one of {', '.join(SCHEDULES)}")
+    check(config)
     groups = [{"rate": 1.0, "steady": False, "decays": "weight_decay" not in group, **group} for group in groups]
     if config.optimizer == "adamw":
         return AdamW(groups, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay, fused=True)
@@ -110,10 +130,8 @@ def make_optimizer(groups: list[dict[str, Any]], config: TrainConfig) -> Optimiz
         return SGD(groups, lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay)
     if config.optimizer == "lars":
         return LARS(groups, lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay)
-    if config.optimizer == "muon":
-        rates: dict[str, Any] = {"lr": config.lr, "momentum": config.momentum, "betas": config.betas}
-        return Muon(groups, weight_decay=config.weight_decay, **rates)
-    raise UsageError(f"optimizer={config.optimizer!r}: expected one of {', '.join(OPTIMIZERS)}")
+    rates: dict[str, Any] = {"lr": config.lr, "momentum": config.momentum, "betas": config.betas}
+    return Muon(groups, weight_decay=config.weight_decay, **rates)
 
 
 def set_rates(optimizer: Optimizer, config: TrainConfig, step: int, steps: int) -> None:

@@ -16,8 +16,8 @@ from likewise.errors import DataError, UsageError
 from likewise.evaluation import EVALUATIONS, PROBES, WHOLE, alignment, describe
 from likewise.files import append_line
 from likewise.images import DATASETS, SPLITS, ImageSet, open_images
-from likewise.images.decode import MIN_SIDE
 from likewise.types import Embeddings, Encoder, pick
+from likewise.verbs.settings import checked_size
 from likewise.views import weak
 
 PIXELS = "pixels"  # the model that is none, whatever folders there are
@@ -39,12 +39,13 @@ def evaluate(
     device: str = "cpu",
     max_bad: float | str = 0.01,
 ) -> dict[str, Any]:
-    """How good a representation is. Returns {"model", "data", "protocols": {name: figures}, "verdict"}.
+    """How good a representation is. Returns {"model", "kind", "data", "protocols": {name: figures}, "verdict"}.
 
-    `model` is a run, a saved encoder, "pixels", an Encoder (with `size`), an embeddings folder or Embeddings. `data` is
-    what reference and training images come from (named sets: their train split), `test` the held-out images (named
-    sets: their test split). Without `test`, every fifth image by key is held out. A figure for each protocol, all with
-    hyper-parameters chosen on the training part alone.
+    `model` is a run, a saved encoder, "pixels", an Encoder (with `size`), an embeddings folder or Embeddings. "kind" is
+    "pixels", "untrained" or "learned", by which the report tells them apart. `data` is what reference and training
+    images come from (named sets: their train split), `test` the held-out images (named sets: their test split). Without
+    `test`, every fifth image by key is held out. A figure for each protocol, all with hyper-parameters chosen on the
+    training part alone.
     """
     names = [protocols] if isinstance(protocols, str) else list(protocols)
     for name in names:
@@ -63,6 +64,7 @@ def evaluate(
             raise DataError(f"--test: has {test_x.x.shape[1]} dimensions, and {_name(model)} {train_x.x.shape[1]}")
         encoder, train_images = None, None
         size = int(table.meta.get("size", 0))
+        kind = _kind(table.meta.get("model"), bool(table.meta.get("trained", True)))
     else:
         if data is None:
             raise UsageError(
@@ -76,6 +78,7 @@ def evaluate(
         test_images = (
             None if test is None else open_images(test, labels=labels, side=opening_side(size), max_bad=max_bad)
         )
+        kind = _kind(model, trained)
         train = embed(encoder, train_images, size=size, device=device)
         if test_images is None:
             train_x, test_x = hold_out(train)
@@ -108,6 +111,7 @@ def evaluate(
             )
     return {
         "model": _name(model),
+        "kind": kind,
         "data": data.name if isinstance(data, ImageSet) else train_x.meta.get("data") if data is None else str(data),
         "train": len(train_x),
         "test": len(test_x),
@@ -141,8 +145,7 @@ def open_for(
     images of `data` as it takes them, and the side it looks at. Every verb that embeds asks here, so that all see the
     same pixels.
     """
-    if size is not None and size < MIN_SIDE:
-        raise UsageError(f"size={size}: expected at least {MIN_SIDE} pixels")
+    size = None if size is None else checked_size(size)
     pixels = isinstance(model, str) and model == PIXELS
     if not trained and (pixels or isinstance(model, Encoder)):
         raise UsageError(f"--untrained: {_name(model)} is as it is; expected a run")
@@ -181,6 +184,12 @@ def _table(model: Any) -> Embeddings:
 
 def _name(model: Any) -> str:
     return str(model) if isinstance(model, str | os.PathLike) else type(model).__name__
+
+
+def _kind(model: Any, trained: bool) -> str:
+    if isinstance(model, str) and model == PIXELS:
+        return "pixels"
+    return "learned" if trained else "untrained"
 
 
 def _official_splits(data: str) -> tuple[str, str | None]:

@@ -1,5 +1,6 @@
 """The verb `pretrain`: a plan becomes a method on an encoder, and `fit` trains it into a run folder."""
 
+import hashlib
 import inspect
 import json
 import platform
@@ -33,7 +34,7 @@ from likewise.training.monitor import save_pictures
 from likewise.types import Embeddings, Encoder, TrainConfig, typed
 from likewise.verbs.ids import read_ids
 from likewise.verbs.relation import make_relation
-from likewise.verbs.settings import BUDGET, DEFAULT, Plan, make_plan, plain, read_recipe
+from likewise.verbs.settings import BUDGET, DEFAULT, Plan, checked_size, make_plan, plain, read_recipe
 from likewise.views import RECIPES
 
 RUN_FILES = (
@@ -89,10 +90,12 @@ def pretrain(
     """
     given = {key: value for key, value in settings.items() if value is not None}
     settings = {**(read_recipe(recipe_file) if recipe_file else {}), **given}
-    settings |= {name: typed(name, settings[name], int) for name in ("size", "threads", "seed") if name in settings}
+    settings |= {name: typed(name, settings[name], int) for name in ("threads", "seed") if name in settings}
+    settings |= {"size": checked_size(settings["size"])} if "size" in settings else {}
     out = Path(out)
     if resume and (out / "resolved.toml").is_file():
-        return _resume(data, out, settings, labels=labels, subset=subset, patches=patches, max_bad=max_bad)
+        more: dict[str, Any] = {"labels": labels, "subset": subset, "patches": patches, "max_bad": max_bad}
+        return _resume(data, out, settings, **more, init_from=init_from, dry_run=dry_run)
     n_patches = _n_patches(patches, settings)
     images = _open(data, labels, subset, max_bad, settings, n_patches)
     plan = make_plan(settings, _default_size(images))
@@ -102,15 +105,16 @@ def pretrain(
         return _estimate(settled, method, images)
     new_folder(out, "run", RUN_FILES, overwrite=overwrite or resume)
     write_text(out / "recipe.toml", tomli_w.dumps(plain(settings)))
-    resolved = {**settled.flat(), "data": images.name, "n_images": len(images), "images_hash": images_hash(images.keys)}
-    resolved["patches"] = n_patches
+    source = images.name.rpartition(", ")[0] if n_patches else images.name  # without ", so many patches of such a side"
+    resolved = {**settled.flat(), "data": source, "n_images": len(images), "images_hash": images_hash(images.keys)}
+    resolved |= {"patches": n_patches, "labels_hash": _labels_hash(method, images)}
     if init_from is not None:
         resolved["init_from"] = str(init_from)
     write_text(out / "resolved.toml", tomli_w.dumps(plain(resolved)))
     write_json(out / "environment.json", environment())
     write_json(out / "scan.json", scan_summary(images))
     _save_views(out, method, images, settled.config)
-    return _train(out, settled, method, images, resume=False)
+    return _train(out, settled, method, images, init_from, resume=False)
 
 
 def _resume(
@@ -122,10 +126,15 @@ def _resume(
     subset: Path | str | None,
     patches: int | None,
     max_bad: float | str,
+    init_from: Path | str | None,
+    dry_run: bool,
 ) -> dict[str, Any]:
     saved = tomllib.loads((out / "resolved.toml").read_text())
     begun = tomllib.loads((out / "recipe.toml").read_text())
     asked = {**begun, **settings}
+    if init_from is not None and str(init_from) != saved.get("init_from"):
+        begun_from = saved.get("init_from", "random weights")
+        raise UsageError(f"--init-from {init_from}: the run {out} was begun from {begun_from}; resume it without")
     n_patches = saved.get("patches", 0)
     if patches not in (None, n_patches):
         raise UsageError(f"patches={patches}: the run {out} was begun with {n_patches}; resume it with that")
@@ -148,13 +157,43 @@ def _resume(
         settled_later = key in (*HARDWARE, "device", "precision", "steps", "epochs", "minutes")
         if not settled_later and saved.get(key) != value:
             raise UsageError(f"{key}={value!r}: the run {out} was begun with {saved.get(key)!r}; resume it with that")
+    for key in ("device", "precision"):
+        if settings.get(key, "auto") not in ("auto", saved[key]):
+            raise UsageError(
+                f"{key}={settings[key]!r}: the run {out} was begun with {saved[key]!r}; resume it with that"
+            )
     plan = replace(plan, config=config)
     method = make_method(plan, images, saved.get("init_from"))
-    return _train(out, plan, method, images, resume=True)
+    if saved.get("labels_hash", "") != _labels_hash(method, images):
+        raise UsageError(
+            f"labels: the run {out} was begun with {'other' if saved['labels_hash'] else 'no'} labels, and "
+            f"{plan.method} learns from them; resume it with those"
+        )
+    if dry_run:
+        return _estimate(plan, method, images)
+    status = read_json(out / "status.json") if (out / "status.json").is_file() else {}
+    if status.get("state") == "finished":
+        say(f"{out}: is finished already")
+        return summary(out)
+    return _train(out, plan, method, images, saved.get("init_from"), resume=True)
 
 
-def _train(out: Path, plan: Plan, method: Method, images: ImageSet, *, resume: bool) -> dict[str, Any]:
-    say(f"{plan.method} on {len(images):,} images, {plan.config.steps} steps of {plan.config.batch_size}")
+def _labels_hash(method: Method, images: ImageSet) -> str:
+    """Of the labels that the method learns from, in the order of the keys; empty if it learns from none."""
+    if images.labels is None or "labels" not in inspect.signature(type(method)).parameters:
+        return ""
+    return hashlib.blake2b(images.labels[np.argsort(images.keys)].astype("<i8").tobytes(), digest_size=8).hexdigest()
+
+
+def _train(
+    out: Path, plan: Plan, method: Method, images: ImageSet, init_from: Path | str | None, *, resume: bool
+) -> dict[str, Any]:
+    a_batch = min(plan.config.batch_size, len(images))
+    say(f"{plan.method} on {len(images):,} images, {plan.config.steps} steps of {a_batch}")
+    if a_batch < plan.config.batch_size:
+        say(f"batch_size={plan.config.batch_size}: there are {len(images)} images, so that a batch holds them all")
+    if "labels" in inspect.signature(type(method)).parameters and images.labels is None:
+        say(f"{plan.method}: there are no labels, so that it learns from the images alone (--labels brings them)")
     before = _peak_memory_mb()
     try:
         fit(method, images, plan.config, out, resume=resume)
@@ -172,6 +211,8 @@ def _train(out: Path, plan: Plan, method: Method, images: ImageSet, *, resume: b
         "seed": plan.config.seed,
         "method": plan.method,
         "data": images.name,
+        "object": not isinstance(plan.encoder, str),
+        "init_from": None if init_from is None else str(Path(init_from).absolute()),
     }
     judged = judge(encoder, images, plan.size, plan.config.device)
     verdict = describe({"health": judged})
@@ -232,8 +273,10 @@ def make_method(plan: Plan, images: ImageSet, init_from: Path | str | None = Non
         try:
             encoder.load_state_dict(start.state_dict())
         except RuntimeError:
+            what = f"a {config['encoder']} for {config['channels']} channels"
             raise UsageError(
-                f"--init-from {init_from}: holds a {config['encoder']} that does not fit {plan.encoder}"
+                f"--init-from {init_from}: holds {what}, which does not fit {plan.encoder} for {images.channels} with "
+                "these settings"
             ) from None
     torch.manual_seed(word(plan.config.seed, "method"))
     method = find(plan.method)
@@ -287,7 +330,9 @@ def _open(
         settings.setdefault("size", PATCH_SIDE)
         side = 2 * settings["size"]
     images = data
-    if not isinstance(images, ImageSet):
+    if isinstance(images, ImageSet):
+        images = images if labels is None else images.relabel(labels)
+    else:
         threads = settings.get("threads") or TrainConfig.threads
         images = open_images(data, labels=labels, side=side and opening_side(side), max_bad=max_bad, threads=threads)
     if subset is not None:
@@ -335,11 +380,13 @@ def _save_views(out: Path, method: Method, images: ImageSet, config: TrainConfig
 
 
 def _readme(plan: Plan, images: ImageSet, verdict: str) -> str:
+    load = 'encoder = likewise.load("this folder")  # images in [0, 1] -> features'
+    if not isinstance(plan.encoder, str):
+        load = "# The encoder was an object: make it again, and give it the tensors of model.safetensors."
     return (
         f"# {plan.encoder} trained with {plan.method}\n\n"
         f"On {len(images):,} images ({images.name}) at {plan.size} pixels, {plan.config.steps} steps of "
-        f"{plan.config.batch_size}. {verdict}\n\n"
-        f'    import likewise\n    encoder = likewise.load("this folder")  # images in [0, 1] -> features\n'
+        f"{min(plan.config.batch_size, len(images))}. {verdict}\n\n    import likewise\n    {load}\n"
     )
 
 

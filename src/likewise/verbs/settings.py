@@ -7,11 +7,14 @@ name space (a contract test keeps them apart), so that flag, recipe key and keyw
 import inspect
 import tomllib
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from likewise.encoders import ENCODERS
+from torch import nn
+
+from likewise.encoders import ENCODERS, imported
 from likewise.errors import UsageError
 from likewise.images.decode import MIN_SIDE
 from likewise.methods import find, recipe
@@ -19,6 +22,7 @@ from likewise.types import Encoder, TrainConfig, did_you_mean, pick, typed
 from likewise.views import RECIPES
 
 BUDGET = ("epochs", "steps", "minutes")
+SHARES = ("min_scale", "split", "flip", "grey", "blur", "solarise")  # of views: parts of an area, and probabilities
 DEFAULT = "simclr"  # the method unless another is asked for; docs/results/methods-cpu says from which rows it follows
 
 
@@ -49,17 +53,19 @@ class Plan:
 def make_plan(settings: Mapping[str, Any], default_size: int) -> Plan:
     """Settle what was asked. Raises UsageError for an unknown key (naming the nearest) or a value of another type."""
     asked = {key: value for key, value in settings.items() if value is not None}
-    method = asked.pop("method", DEFAULT)
+    method = typed("method", asked.pop("method", DEFAULT), str)
     made = find(method)
-    encoder = asked.pop("encoder", None) or ("vit-nano" if "a ViT encoder" in made.needs else "convnet")
+    encoder = asked.pop("encoder", None)
+    if encoder is not None and not isinstance(encoder, nn.Module):
+        encoder = typed("encoder", encoder, str)
+    encoder = encoder or ("vit-nano" if "a ViT encoder" in made.needs else "convnet")
     views = asked.pop("views", made.default_views)
-    size = typed("size", asked.pop("size", default_size), int)
-    if size < MIN_SIDE:
-        raise UsageError(f"size={size}: expected at least {MIN_SIDE} pixels")
+    size = checked_size(asked.pop("size", default_size))
     config = recipe(made)
     if any(key in asked for key in BUDGET):
         config = replace(config, epochs=None, steps=None, minutes=None)
-    named = isinstance(encoder, str) and ":" not in encoder
+    imports = isinstance(encoder, str) and ":" in encoder
+    named = isinstance(encoder, str) and not imports
     parts: list[dict[str, tuple[Any, Any]]] = [
         {f.name: (getattr(config, f.name), f.type) for f in fields(TrainConfig)},
         keywords(made),
@@ -68,7 +74,7 @@ def make_plan(settings: Mapping[str, Any], default_size: int) -> Plan:
     ]
     known = {name: part for part in parts for name in part}
     for key in asked:
-        if key not in known and not (isinstance(encoder, str) and ":" in encoder):
+        if key not in known and not imports:
             names = sorted({"method", "encoder", "views", "size", *known})
             raise UsageError(
                 f"setting {key!r} is unknown{did_you_mean(key, names)}; {method} on {encoder} with {views} views takes "
@@ -78,8 +84,50 @@ def make_plan(settings: Mapping[str, Any], default_size: int) -> Plan:
         {name: typed(name, asked[name], kind) if name in asked else default for name, (default, kind) in part.items()}
         for part in parts
     )
-    for_encoder |= {key: value for key, value in asked.items() if key not in known}  # of "package.module:Class"
+    for options, part, own in (
+        (for_method, parts[1], True),
+        (for_encoder, parts[2], True),
+        (for_views, parts[3], False),
+    ):
+        for name, value in options.items():
+            _check_range(name, value, part[name][0], own)
+    if imports:
+        takes = inspect.signature(imported(encoder, "encoder")).parameters
+        for key in asked:
+            if key in known and key in takes:
+                raise UsageError(f"setting {key!r}: {encoder} takes one of that name too; give it another there")
+        for_encoder |= {key: _read(value) for key, value in asked.items() if key not in known}
     return Plan(method, encoder, views, size, for_method, for_encoder, for_views, TrainConfig(**training))
+
+
+def checked_size(size: Any) -> int:
+    """The side in pixels that an encoder looks at, if images can have it."""
+    size = typed("size", size, int)
+    if size < MIN_SIDE:
+        raise UsageError(f"size={size}: expected at least {MIN_SIDE} pixels")
+    return size
+
+
+def _check_range(name: str, value: Any, default: Any, counts: bool) -> None:
+    """Refuse numbers below 0, and below 1 what is counted unless 0 is its default: by no option is less meant."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return
+    if isinstance(value, int):
+        least = 1 if counts and default != 0 else 0
+        if value < least:
+            raise UsageError(f"{name}={value}: expected at least {least}")
+    elif value < 0 or (value == 0 and name.endswith("temperature")):
+        raise UsageError(f"{name}={value}: expected {'a number above 0' if value == 0 else '0 or more'}")
+    if name in SHARES and value > 1:
+        raise UsageError(f"{name}={value}: expected a number from 0 to 1")
+
+
+def _read(value: Any) -> Any:
+    """A word from the command line as the TOML value that it is, if it is one."""
+    if isinstance(value, str):
+        with suppress(tomllib.TOMLDecodeError):
+            return tomllib.loads(f"value = {value}")["value"]
+    return value
 
 
 def keywords(function: Callable[..., Any]) -> dict[str, tuple[Any, Any]]:
