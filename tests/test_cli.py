@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import typer
 from PIL import Image
 from typer.testing import CliRunner, Result
@@ -212,6 +213,29 @@ def test_no_number_without_a_meaning_is_taken(photos: Path, tmp_path: Path, sett
     assert setting.split("=")[0] in line
     assert "expected" in line
     assert not (tmp_path / "run").exists()
+
+
+def test_an_encoder_that_was_an_object_says_how_to_load_it(photos: Path, tmp_path: Path) -> None:
+    net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 4, 4), torch.nn.BatchNorm2d(4))
+    settings: dict[str, Any] = {"steps": 2, "batch_size": 8, "size": 16, "precision": "fp32"}
+    likewise.pretrain(str(photos), out=tmp_path / "run", encoder=net, **settings)
+    assert "likewise.load" not in (tmp_path / "run" / "README.md").read_text()
+    assert "was an object" in refusal(2, "embed", tmp_path / "run", photos, "--out", tmp_path / "emb")
+
+
+def test_select_from_a_run_on_patches(photos: Path, tmp_path: Path) -> None:
+    run_ = tmp_path / "run"
+    exemplar = ("--method", "exemplar", "--patches", "16", "--steps", "2", "--batch-size", "8", "--size", "8")
+    answer("pretrain", photos, "--out", run_, *exemplar, "--set", "precision=fp32", "--quiet")
+    assert answer("select", run_, "--budget", "6", "--out", tmp_path / "sel", "--quiet")["n"] == 6
+    assert answer("pretrain", photos, "--out", run_, "--resume", "--quiet")["steps"] == 2
+
+
+def test_svm_on_a_vit_takes_images_of_any_shape(photos: Path, tmp_path: Path) -> None:
+    vit = ("--method", "mae", "--steps", "2", "--batch-size", "8", "--size", "16", "--set", "depth=1")
+    answer("pretrain", photos, "--out", tmp_path / "run", *vit, "--quiet")
+    found = answer("evaluate", tmp_path / "run", photos, "--labels", "folders", "--protocol", "svm", "--quiet")
+    assert 0 <= found["protocols"]["svm"]["accuracy"] <= 1
 
 
 def test_all_that_embed_see_the_same_pixels(trained: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from likewise.encoders import ENCODERS, imported
 from likewise.errors import UsageError
 from likewise.images.decode import MIN_SIDE
 from likewise.methods import find, recipe
-from likewise.types import Encoder, TrainConfig, did_you_mean, pick, typed
+from likewise.types import TrainConfig, did_you_mean, pick, typed
 from likewise.views import RECIPES
 
 BUDGET = ("epochs", "steps", "minutes")
@@ -31,7 +31,7 @@ class Plan:
     """What a run will do: names, and the keywords of each part."""
 
     method: str
-    encoder: str | Encoder
+    encoder: str | nn.Module
     views: str
     size: int
     method_options: dict[str, Any]
