@@ -5,6 +5,7 @@ learned is what a digit has in common with itself elsewhere.
 """
 
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -42,11 +43,8 @@ def demo(out: Path, *, seed: int = 0, overwrite: bool = False) -> dict[str, Any]
     say(f"{len(train):,} digits to learn from, without labels; {len(test):,} held out")
     run = out / "run"
     pretrain(train, out=run, seed=seed, **SETTINGS)
-    judged = {
-        "pixels": evaluate("pixels", train, test=test, size=20),
-        "untrained": evaluate(run, train, test=test, trained=False),
-        "learned": evaluate(run, train, test=test),
-    }
+    judge = partial(evaluate, data=train, test=test, protocols=("knn", "health"))
+    judged = {"pixels": judge("pixels", size=20), "untrained": judge(run, trained=False), "learned": judge(run)}
     for name, result in judged.items():
         append(run, {**result, "model": name})
     encoder, config = load_with_config(run)

@@ -30,7 +30,7 @@ def evaluate(
     model: Any,
     data: Any = None,
     *,
-    protocols: Sequence[str] | str = ("knn", "health"),
+    protocols: Sequence[str] | str = ("knn", "linear", "health"),
     test: Any = None,
     labels: Any = None,
     size: int | None = None,
