@@ -21,6 +21,7 @@ from likewise.errors import DataError, UsageError
 from likewise.report import write_report
 from likewise.report.folders import THUMB_BYTES, read_folders
 from likewise.report.layout import flat_map, kept, neighbours
+from likewise.report import verdict
 from likewise.report.verdict import headline, scores
 
 HOSTILE = "<script>alert(1)</script>\u2028'\"&{{ 7*7 }}.png"
@@ -391,6 +392,13 @@ def test_the_headline_without_labels(tmp_path: Path, status: dict[str, Any], sen
         tmp_path / "run", **{"status.json": json.dumps(status), "evaluation.jsonl": None, "metrics.jsonl": None}
     )
     assert sentence in headline(read_folders([run])[0], [])
+
+
+def test_what_two_verdicts_say_alike_is_said_once(tmp_path: Path) -> None:
+    status, line = {"verdict": "Nothing collapsed."}, {"model": "run", "verdict": "Half are right. Nothing collapsed."}
+    files = {"status.json": json.dumps(status), "evaluation.jsonl": json.dumps({**line, "protocols": {}}) + "\n"}
+    runs, vectors, _ = read_folders([make_run(tmp_path / "run", **files)])
+    assert verdict.said(runs, vectors) == [("run", "Half are right. Nothing collapsed.")]
 
 
 def test_the_last_evaluation_of_a_model_counts(tmp_path: Path) -> None:

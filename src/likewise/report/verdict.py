@@ -78,7 +78,10 @@ def said(runs: Sequence[Run], vectors: Sequence[Vectors]) -> list[tuple[str, str
     sentences: dict[str, list[str]] = {}
     for name, sentence in dict.fromkeys(lines):
         sentences.setdefault(name, []).append(sentence)
-    return [(name, " ".join(one)) for name, one in sentences.items()]
+    return [
+        (name, " ".join(x for x in told if not any(x in other for other in told if other != x)))
+        for name, told in sentences.items()
+    ]
 
 
 def bars(found: Sequence[Score]) -> list[dict[str, Any]]:
