@@ -18,10 +18,9 @@ from sklearn.neighbors import NearestNeighbors
 
 import likewise.report
 from likewise.errors import DataError, UsageError
-from likewise.report import write_report
+from likewise.report import verdict, write_report
 from likewise.report.folders import THUMB_BYTES, read_folders
 from likewise.report.layout import flat_map, kept, neighbours
-from likewise.report import verdict
 from likewise.report.verdict import headline, scores
 
 HOSTILE = "<script>alert(1)</script>\u2028'\"&{{ 7*7 }}.png"
