@@ -82,6 +82,9 @@ def test_every_method_takes_its_tables_settings(name: str) -> None:
 def test_a_margin_is_in_standard_errors_of_the_difference() -> None:
     """0.52 against 0.50 on 10,000 images: 0.02 / sqrt(0.2496 / 10,000 + 0.25 / 10,000) = 2.83."""
     assert margin([line("a", 0.52)], [line("untrained", 0.5)]) == pytest.approx(0.02 / math.sqrt(0.4996 / 10_000))
+    others = [line("untrained", 0.5), line("untrained", 0.6, seed=1)]
+    assert margin([line("a", 0.52)], others) == margin([line("a", 0.52)], others[:1])  # each with its own seed
+    assert margin([line("a", 0.52, seed=1)], others) < 0
     found = proofs([line("untrained", 0.5), line("simclr", 0.52), line("byol", 0.53), line("supervised", 0.9)])
     assert [(check["id"], check["ok"]) for check in found] == [
         ("mnist-quick/simclr", False),

@@ -5,9 +5,9 @@
 Each run trains as `likewise pretrain` does, is judged by k-NN, a linear probe, a linear probe on 1 % of the labels and
 the health of its features, and adds one line to runs.jsonl; what is there is not done again, and a run that was
 interrupted goes on. The page is written from those lines. Each table is framed by raw pixels, the untrained encoder and
-`supervised`. A method is proven where its linear probe beats the untrained encoder's by three standard errors (SE) of
-the test images. Time is processor time, of training with its health check, on a machine that others used too.
-The last table is for a GPU.
+`supervised`. A method is proven where its linear probe beats that of the untrained encoder of the same seeds by three
+standard errors (SE) of the test images. Time is processor time, of training with its health check, on a machine that
+others used too. The last table is for a GPU.
 
 Beyond these sizes nothing was measured here. Published linear probes on ImageNet-1k, each in its own authors' recipe:
 with a ResNet-50 SimCLR 69.1 % (1,000 epochs), MoCo v3 74.6 (1,000), SwAV 75.3 (800), DeepCluster-v2 75.2 (800),
@@ -197,8 +197,11 @@ def margin(runs: Sequence[dict[str, Any]], base: Sequence[dict[str, Any]]) -> fl
     """How far the linear probe of `runs` is above that of `base`, in standard errors of the difference.
 
     Each accuracy is of n held-out images and has a standard error of the root of p (1 - p) / n; seeds share the images,
-    so that more of them make it no smaller.
+    so that more of them make it no smaller. A seed is compared with the same seed, whose weights are those it began
+    with: untrained encoders differ more from one another than many methods do.
     """
+    seeds = {line["seed"] for line in runs}
+    base = [line for line in base if line["seed"] in seeds] or base
     p, q, n = fmean(line["linear"] for line in runs), fmean(line["linear"] for line in base), runs[0]["test"]
     return (p - q) / math.sqrt((p * (1 - p) + q * (1 - q)) / n)
 
