@@ -279,6 +279,14 @@ _KINDS = {
 }
 
 
+def read_word(value: Any) -> Any:
+    """A word from the command line as the TOML value that it is, if it is one; anything else as it is."""
+    if isinstance(value, str):
+        with suppress(tomllib.TOMLDecodeError):
+            return tomllib.loads(f"value = {value}")["value"]
+    return value
+
+
 def typed(key: str, value: Any, kind: Any) -> Any:
     """`value` as the annotated type; words from the command line are read as TOML values, arrays as lists.
 
@@ -291,9 +299,8 @@ def typed(key: str, value: Any, kind: Any) -> Any:
     bases = tuple(get_origin(k) or k for k in kinds)
     if isinstance(value, np.generic | np.ndarray | Tensor) and not isinstance(value, bases):
         value = value.tolist()
-    if isinstance(value, str) and str not in bases:
-        with suppress(tomllib.TOMLDecodeError):
-            value = tomllib.loads(f"value = {value}")["value"]
+    if str not in bases:
+        value = read_word(value)
     if isinstance(value, list | tuple):
         for k, base in zip(kinds, bases, strict=True):
             if base in (list, tuple):

@@ -46,10 +46,12 @@ class External(Encoder):
 
 def external(name: str, data: DataInfo, **arguments: Any) -> Encoder:
     """Import "package.module:Class", call it with the keywords, and wrap what is no encoder yet."""
+    maker = imported(name, "encoder")
     try:
-        made = imported(name, "encoder")(**arguments)
+        made = maker(**arguments)
     except (TypeError, ValueError, RuntimeError, ArithmeticError) as error:
-        raise UsageError(f"encoder {name!r}: called with {arguments}: {str(error).partition(chr(10))[0]}") from None
+        why = str(error).partition("\n")[0]
+        raise UsageError(f"encoder {name!r}: called with {arguments}: {why}") from None
     if not isinstance(made, nn.Module):
         raise UsageError(f"encoder {name!r}: made a {type(made).__name__}; expected an nn.Module")
     return made if isinstance(made, Encoder) else External(made, data)
@@ -63,4 +65,5 @@ def imported(name: str, argument: str) -> Any:
     try:
         return getattr(importlib.import_module(package), attribute)
     except (ImportError, AttributeError, ValueError) as error:
-        raise UsageError(f"{argument} {name!r}: {error}; expected 'package.module:Class'") from None
+        why = str(error).partition("\n")[0]
+        raise UsageError(f"{argument} {name!r}: {why}; expected 'package.module:Class'") from None

@@ -3,7 +3,7 @@
 from likewise.encoders import imported
 from likewise.errors import UsageError
 from likewise.methods.barlow_twins import BarlowTwins
-from likewise.methods.base import Method, recipe, title
+from likewise.methods.base import Method, reads_labels, recipe, title
 from likewise.methods.byol import BYOL
 from likewise.methods.data2vec import Data2Vec
 from likewise.methods.dcl import DCL
@@ -69,4 +69,4 @@ def find(name: str) -> type[Method]:
     return made
 
 
-__all__ = ["METHODS", "Method", "find", "recipe", "title"]
+__all__ = ["METHODS", "Method", "find", "reads_labels", "recipe", "title"]

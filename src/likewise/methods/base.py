@@ -1,5 +1,6 @@
 """The contract of a method: it owns its views, its loss and its training defaults, and nothing else."""
 
+import inspect
 import sys
 from collections.abc import Sequence
 from typing import Any, ClassVar
@@ -70,6 +71,11 @@ class Method(nn.Module):
     def pictures(self, batch: Batch) -> dict[str, Images]:
         """Images worth looking at, by name: reconstructions, colourings, tiles."""
         return {}
+
+
+def reads_labels(method: type[Method]) -> bool:
+    """Whether it learns from labels where there are some."""
+    return "labels" in inspect.signature(method).parameters
 
 
 def recipe(method: type[Method]) -> TrainConfig:

@@ -16,7 +16,6 @@ SwAV 67.2, DINO 68.2. With a ViT-B/16 MAE 68.0, MoCo v3 76.7, DINO 78.2, iBOT 79
 `--method dino` with `--encoder resnet50`, or `ibot` with a ViT, has more behind it than the default.
 """
 
-import inspect
 import math
 import shutil
 import time
@@ -31,7 +30,7 @@ from likewise.encoders import Pixels
 from likewise.errors import TrainingError, UsageError
 from likewise.files import append_line, read_lines, write_text
 from likewise.images import ImageSet, open_images
-from likewise.methods import METHODS
+from likewise.methods import METHODS, reads_labels
 from likewise.papers import parts
 from likewise.progress import say
 from likewise.types import TrainConfig, pick
@@ -137,7 +136,7 @@ def one(out: Path, name: str, method: str, seed: int, train: ImageSet, test: Ima
         steps, folder = setting.seen // setting.batch, out / "runs" / f"{name}-{method}-{seed}"
         settings |= {"method": method, "steps": steps, "monitor_every": 10**9}
         settings |= VIEWS.get(setting.data, {}).get(usual, {})
-        seen = train if followed or reads_labels(method) else train.relabel(None)
+        seen = train if followed or reads_labels(METHODS[method]) else train.relabel(None)
         started = time.process_time()
         try:
             trained = pretrain(seen, out=folder, resume=True, **settings)
@@ -167,11 +166,6 @@ def one(out: Path, name: str, method: str, seed: int, train: ImageSet, test: Ima
         "rankme": found["health"]["rankme"],
         "collapsed": found["health"]["collapsed"],
     }
-
-
-def reads_labels(method: str) -> bool:
-    """Whether it learns from labels where there are some."""
-    return method in METHODS and "labels" in inspect.signature(METHODS[method]).parameters
 
 
 def read(out: Path) -> list[dict[str, Any]]:
@@ -242,7 +236,9 @@ def default(lines: Sequence[dict[str, Any]]) -> list[str]:
     text = []
     for name in TABLES:
         here = [line for line in lines if line["table"] == name and "linear" in line]
-        methods = [m for m in dict.fromkeys(line["method"] for line in here) if m in METHODS and not reads_labels(m)]
+        methods = [
+            m for m in dict.fromkeys(line["method"] for line in here) if m in METHODS and not reads_labels(METHODS[m])
+        ]
         means = {m: fmean(line["linear"] for line in here if line["method"] == m) for m in methods}
         if DEFAULT in means:
             ahead = sorted((m for m in means if means[m] > means[DEFAULT]), key=lambda m: -means[m])
@@ -274,7 +270,7 @@ def rows(here: Sequence[dict[str, Any]]) -> str:
         rank = f"{fmean(line['rankme'] for line in runs):.0f}" + (
             " (collapsed)" if any(line["collapsed"] for line in runs) else ""
         )
-        label = f"{method} (labels)" if reads_labels(method) else method
+        label = f"{method} (labels)" if method in METHODS and reads_labels(METHODS[method]) else method
         made.append((linear, [label, *figures, above, rank, speed, minutes, str(len(runs))]))
     made.sort(key=lambda row: -row[0])
     head = [

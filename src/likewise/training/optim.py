@@ -101,12 +101,9 @@ def orthogonal(x: Float[Tensor, "n m"]) -> Float[Tensor, "n m"]:
 
 def check(config: TrainConfig) -> None:
     """Refuse a name or a number that no training can go by."""
-    for name, value, known in (
-        ("optimizer", config.optimizer, OPTIMIZERS),
-        ("schedule", config.schedule, SCHEDULES),
-    ):
-        if value not in known:
-            raise UsageError(f"{name}={value!r}: expected one of {', '.join(known)}")
+    for name, known in (("optimizer", OPTIMIZERS), ("schedule", SCHEDULES)):
+        if getattr(config, name) not in known:
+            raise UsageError(f"{name}={getattr(config, name)!r}: expected one of {', '.join(known)}")
     ranges = {
         "a number above 0": {"lr": config.lr > 0, "clip": config.clip is None or config.clip > 0},
         "0 or more": {"weight_decay": config.weight_decay >= 0, "final_lr": config.final_lr >= 0},

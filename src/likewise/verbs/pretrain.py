@@ -1,7 +1,6 @@
 """The verb `pretrain`: a plan becomes a method on an encoder, and `fit` trains it into a run folder."""
 
 import hashlib
-import inspect
 import json
 import platform
 import resource
@@ -27,7 +26,7 @@ from likewise.evaluation.verdict import describe
 from likewise.files import new_folder, read_json, write_json, write_text
 from likewise.images import ImageSet, open_images
 from likewise.images import patches as draw_patches
-from likewise.methods import Method, find
+from likewise.methods import Method, find, reads_labels
 from likewise.progress import say
 from likewise.training.fit import fit, make_batch, settle, trial_rate
 from likewise.training.monitor import save_pictures
@@ -154,14 +153,9 @@ def _resume(
         if value != getattr(first, name) and (name, value) != ("steps", config.steps):
             raise UsageError(f"{name}={value}: the run {out} was begun with {config.steps} steps; resume it with these")
     for key, value in plan.flat().items():
-        settled_later = key in (*HARDWARE, "device", "precision", "steps", "epochs", "minutes")
-        if not settled_later and saved.get(key) != value:
+        left = key in ("device", "precision") and settings.get(key, "auto") == "auto"  # when the run was begun
+        if key not in (*HARDWARE, *BUDGET) and not left and saved.get(key) != value:
             raise UsageError(f"{key}={value!r}: the run {out} was begun with {saved.get(key)!r}; resume it with that")
-    for key in ("device", "precision"):
-        if settings.get(key, "auto") not in ("auto", saved[key]):
-            raise UsageError(
-                f"{key}={settings[key]!r}: the run {out} was begun with {saved[key]!r}; resume it with that"
-            )
     plan = replace(plan, config=config)
     method = make_method(plan, images, saved.get("init_from"))
     if saved.get("labels_hash", "") != _labels_hash(method, images):
@@ -180,7 +174,7 @@ def _resume(
 
 def _labels_hash(method: Method, images: ImageSet) -> str:
     """Of the labels that the method learns from, in the order of the keys; empty if it learns from none."""
-    if images.labels is None or "labels" not in inspect.signature(type(method)).parameters:
+    if images.labels is None or not reads_labels(type(method)):
         return ""
     return hashlib.blake2b(images.labels[np.argsort(images.keys)].astype("<i8").tobytes(), digest_size=8).hexdigest()
 
@@ -192,7 +186,7 @@ def _train(
     say(f"{plan.method} on {len(images):,} images, {plan.config.steps} steps of {a_batch}")
     if a_batch < plan.config.batch_size:
         say(f"batch_size={plan.config.batch_size}: there are {len(images)} images, so that a batch holds them all")
-    if "labels" in inspect.signature(type(method)).parameters and images.labels is None:
+    if images.labels is None and reads_labels(type(method)):
         say(f"{plan.method}: there are no labels, so that it learns from the images alone (--labels brings them)")
     before = _peak_memory_mb()
     try:
@@ -282,7 +276,7 @@ def make_method(plan: Plan, images: ImageSet, init_from: Path | str | None = Non
     method = find(plan.method)
     made: Callable[..., Method] = method
     options = dict(plan.method_options)
-    if "labels" in inspect.signature(made).parameters and images.labels is not None:
+    if images.labels is not None and reads_labels(method):
         options["labels"] = torch.from_numpy(images.labels)
     if isinstance(options.get("relation"), str):
         options["relation"] = make_relation(options["relation"], images, plan.size)

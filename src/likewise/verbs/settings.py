@@ -7,7 +7,6 @@ name space (a contract test keeps them apart), so that flag, recipe key and keyw
 import inspect
 import tomllib
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from likewise.encoders import ENCODERS, imported
 from likewise.errors import UsageError
 from likewise.images.decode import MIN_SIDE
 from likewise.methods import find, recipe
-from likewise.types import TrainConfig, did_you_mean, pick, typed
+from likewise.types import TrainConfig, did_you_mean, pick, read_word, typed
 from likewise.views import RECIPES
 
 BUDGET = ("epochs", "steps", "minutes")
@@ -96,7 +95,7 @@ def make_plan(settings: Mapping[str, Any], default_size: int) -> Plan:
         for key in asked:
             if key in known and key in takes:
                 raise UsageError(f"setting {key!r}: {encoder} takes one of that name too; give it another there")
-        for_encoder |= {key: _read(value) for key, value in asked.items() if key not in known}
+        for_encoder |= {key: read_word(value) for key, value in asked.items() if key not in known}
     return Plan(method, encoder, views, size, for_method, for_encoder, for_views, TrainConfig(**training))
 
 
@@ -120,14 +119,6 @@ def _check_range(name: str, value: Any, default: Any, counts: bool) -> None:
         raise UsageError(f"{name}={value}: expected {'a number above 0' if value == 0 else '0 or more'}")
     if name in SHARES and value > 1:
         raise UsageError(f"{name}={value}: expected a number from 0 to 1")
-
-
-def _read(value: Any) -> Any:
-    """A word from the command line as the TOML value that it is, if it is one."""
-    if isinstance(value, str):
-        with suppress(tomllib.TOMLDecodeError):
-            return tomllib.loads(f"value = {value}")["value"]
-    return value
 
 
 def keywords(function: Callable[..., Any]) -> dict[str, tuple[Any, Any]]:
