@@ -195,6 +195,13 @@ def test_ones_own_encoder_is_found_and_given_numbers(
     answer("pretrain", photos, "--out", tmp_path / "run", *own, "--quiet")
     assert likewise.load(tmp_path / "run").dim == 6 * 16
     assert "one of that name too" in refusal(2, "pretrain", photos, "--out", "x", *own, "--set", "hidden_dim=8")
+    line = refusal(2, "pretrain", photos, "--out", "x", *own, "--method", "swav")
+    assert "features of these and 96 of 16 pixels" in line  # its local crops are smaller, and so is its output
+    assert not (tmp_path / "x").exists()
+
+
+def test_an_encoder_without_weights_is_not_trained(photos: Path, tmp_path: Path) -> None:
+    assert "has no weights to learn" in refusal(2, "pretrain", photos, "--out", tmp_path / "x", "--encoder", "pixels")
     assert not (tmp_path / "x").exists()
 
 

@@ -7,7 +7,7 @@ import resource
 import sys
 import time
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -29,12 +29,12 @@ from likewise.images import patches as draw_patches
 from likewise.methods import Method, find, reads_labels
 from likewise.progress import say
 from likewise.training.fit import fit, make_batch, settle, trial_rate
-from likewise.training.monitor import save_pictures
+from likewise.training.monitor import in_eval_mode, save_pictures
 from likewise.types import Embeddings, Encoder, TrainConfig, typed
 from likewise.verbs.ids import read_ids
 from likewise.verbs.relation import make_relation
 from likewise.verbs.settings import BUDGET, DEFAULT, Plan, checked_size, make_plan, plain, read_recipe
-from likewise.views import RECIPES
+from likewise.views import RECIPES, View
 
 RUN_FILES = (
     "recipe.toml",
@@ -272,6 +272,8 @@ def make_method(plan: Plan, images: ImageSet, init_from: Path | str | None = Non
                 f"--init-from {init_from}: holds {what}, which does not fit {plan.encoder} for {images.channels} with "
                 "these settings"
             ) from None
+    views = RECIPES[plan.views](plan.size, **plan.view_options)
+    _check_encoder(plan, encoder, images.channels, views)
     torch.manual_seed(word(plan.config.seed, "method"))
     method = find(plan.method)
     made: Callable[..., Method] = method
@@ -280,13 +282,31 @@ def make_method(plan: Plan, images: ImageSet, init_from: Path | str | None = Non
         options["labels"] = torch.from_numpy(images.labels)
     if isinstance(options.get("relation"), str):
         options["relation"] = make_relation(options["relation"], images, plan.size)
-    views = RECIPES[plan.views](plan.size, **plan.view_options)
     n, usual = len(views), len(RECIPES[method.default_views](plan.size))
     many, least = method.multi_crop, min(usual, method.least_views)
     if n < least or (n != usual and not many):
         expected = f"{least} or more" if many else usual
         raise UsageError(f"views={plan.views!r}: makes {n} of an image; {plan.method} takes {expected}")
     return made(encoder, data, views=views, **options)
+
+
+def _check_encoder(plan: Plan, encoder: Encoder, channels: int, views: Sequence[View]) -> None:
+    """Refuse an encoder that has nothing to learn, or that does not take the views as they are."""
+    if next(encoder.parameters(), None) is None:
+        raise UsageError(f"encoder={plan.encoder_name}: has no weights to learn; `evaluate` judges it as it is")
+    for side in dict.fromkeys(view.size for view in views):
+        what = f"encoder={plan.encoder_name} with views={plan.views!r}, some of {side} pixels"
+        try:
+            with in_eval_mode(encoder), torch.no_grad():
+                width = encoder(torch.zeros(1, channels, side, side)).shape[1]
+        except (RuntimeError, ValueError) as error:
+            why = str(error).partition("\n")[0]
+            raise UsageError(f"{what}: it fails on these: {why}") from None
+        if width != encoder.dim:
+            raise UsageError(
+                f"{what}: it makes {width} features of these and {encoder.dim} of {plan.size} pixels; expected equally "
+                "many of any size, or views of one size"
+            )
 
 
 def environment() -> dict[str, Any]:
