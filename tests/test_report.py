@@ -212,6 +212,10 @@ def test_answer_and_bytes(tmp_path: Path) -> None:
     assert answer["report"] == str(out)
     assert answer["images"] == 12
     assert answer["bytes"] == out.stat().st_size
+    picks = make_selection(tmp_path / "sel", [3, 5], tmp_path / "emb")
+    (picks / "thumbs").mkdir()
+    Image.new("RGB", (6, 5), "red").save(picks / "thumbs" / "000003.webp")  # coded otherwise than in the embeddings
+    assert write_report([tmp_path / "emb", picks], out)["images"] == 12
 
 
 def test_only_a_report_is_replaced(tmp_path: Path) -> None:

@@ -122,8 +122,8 @@ def queries(shown: dict[str, Any]) -> list[int]:
 
 def coreset(picks: Picks, source: Vectors | None, thumbs: Thumbs) -> dict[str, Any]:
     """One selection: its first picks as thumbnails, and its gains."""
-    uri_of = {} if source is None else dict(zip(source.ids, source.thumbs, strict=True))
-    uri_of |= picks.thumbs  # of the first picks; those of the embeddings are spread over all images
+    uri_of = dict(picks.thumbs)  # of the first picks; those of the embeddings are spread over all images
+    uri_of |= {} if source is None else dict(zip(source.ids, source.thumbs, strict=True))  # so that none is there twice
     shown = [
         {"thumb": thumbs.add(uri_of[i]), "rank": rank + 1, "path": path}
         for rank, (i, path) in enumerate(zip(picks.ids, picks.paths, strict=True))
