@@ -222,6 +222,12 @@ def test_no_number_without_a_meaning_is_taken(photos: Path, tmp_path: Path, sett
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("option", ["max-bad", "recipe", "dry_run"])
+def test_an_option_is_no_setting(photos: Path, tmp_path: Path, option: str) -> None:
+    line = refusal(2, "pretrain", photos, "--out", tmp_path / "run", *FAST[:6], "--set", f"{option}=1")
+    assert f"is no setting but an option, --{option.replace('_', '-')}" in line
+
+
 def test_an_encoder_that_was_an_object_says_how_to_load_it(photos: Path, tmp_path: Path) -> None:
     net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 4, 4), torch.nn.BatchNorm2d(4))
     settings: dict[str, Any] = {"steps": 2, "batch_size": 8, "size": 16, "precision": "fp32"}

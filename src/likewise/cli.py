@@ -4,9 +4,10 @@ import json
 import logging
 import sys
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
+from inspect import signature
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -84,7 +85,6 @@ def pretrain(
 ) -> None:
     """Learn an encoder from images without labels."""
     with answer(as_json, quiet) as reply:
-        from likewise.verbs.pretrain import NO_SETTINGS
         from likewise.verbs.pretrain import pretrain as run
 
         given = {
@@ -113,7 +113,7 @@ def pretrain(
             resume=resume,
             overwrite=overwrite,
             dry_run=dry_run,
-            **_settings(set_ or [], given, NO_SETTINGS),
+            **_settings(set_ or [], given, {*signature(run).parameters, "recipe"} - {"settings"}),
         )
         reply(result, lambda: _dry(result) if dry_run else f"{result['verdict']}\n{result['run']}")
 
@@ -437,7 +437,7 @@ def main() -> None:
     app()
 
 
-def _settings(pairs: list[str], given: dict[str, Any], flags: tuple[str, ...] = ()) -> dict[str, Any]:
+def _settings(pairs: list[str], given: dict[str, Any], flags: Collection[str] = ()) -> dict[str, Any]:
     """What flags and --set say together; `flags` are options of the verb that are no settings."""
     settings = {key: value for key, value in given.items() if value is not None}
     for pair in pairs:

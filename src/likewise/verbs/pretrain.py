@@ -53,10 +53,6 @@ RUN_FILES = (
     "evaluation.jsonl",
 )
 HARDWARE = ("threads", "save_every")  # settings that may change when a run is resumed: they change no bit
-NO_SETTINGS = (  # the keywords of pretrain that go into no recipe
-    *("data", "out", "labels", "subset", "patches", "recipe", "recipe_file", "init_from", "max_bad"),
-    *("resume", "overwrite", "dry_run"),
-)
 N_HEALTH = 5_000
 DEFAULT_SIDE = 96  # pixels at most, unless asked
 PATCH_SIDE = 32  # pixels of a patch, unless asked
