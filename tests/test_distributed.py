@@ -46,6 +46,11 @@ def one_step(name: str, first: int, n: int) -> dict[str, Tensor]:
     method.begin_epoch(0, draws)
     rows = method.order(0, draws)[first : first + n]
     batch = make_batch(method, images, rows, images.source(rows.flatten().numpy()), 0.5, CONFIG, 0, 0)
+    if made.looks:
+        method.look(batch)
+        method.begin_epoch(0, draws)
+    with torch.no_grad():
+        method.step(batch)  # so that queues, banks and centres hold something
     step = method.step(batch)
     torch.stack(list(step.terms.values())).sum().backward()
     average_gradients(method)

@@ -299,6 +299,14 @@ def test_no_image_is_left_out_of_an_epoch() -> None:
     assert [len(rows) for rows in batches] == [27, 26]
 
 
+@pytest.mark.parametrize("n", range(2, 12))
+@pytest.mark.parametrize("batch_size", [2, 3, 4])
+def test_no_image_is_alone_in_a_batch(n: int, batch_size: int) -> None:
+    batches = loop._batches(torch.arange(n).unsqueeze(1), batch_size)
+    assert sum(len(rows) for rows in batches) == n
+    assert all(2 <= len(rows) <= max(3, batch_size) for rows in batches)
+
+
 def test_minutes_become_steps_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loop, "RATE_SECONDS", 0.1)
     budget = {**settings("simclr"), "minutes": 0.01}
@@ -434,6 +442,47 @@ def test_an_epoch_begins_once_however_often_it_is_resumed(tmp_path: Path, monkey
         stopped_after(5, tmp_path / "run")
     pretrain(images(), out=tmp_path / "run", resume=True, **settings("simclr"))
     assert begun == [0, 1, 2]
+
+
+def test_a_method_that_looks_is_shown_every_image_before_it_learns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, weights, seen, kept = METHODS["deepcluster"], list[Any](), list[int](), list[Any]()
+    look, begin = made.look, made.begin_epoch
+
+    def watched(self: Any, batch: Any) -> None:
+        assert len(batch.views) == 1
+        assert not torch.is_grad_enabled()
+        look(self, batch)
+        weights.append(torch.cat([p.detach().flatten() for p in self.parameters()]))
+        seen.extend(batch.ids.flatten().tolist())
+
+    def begun(self: Any, epoch: int, draws: Any) -> None:
+        kept.append(self.bank.clone())
+        begin(self, epoch, draws)
+
+    monkeypatch.setattr(made, "look", watched)
+    monkeypatch.setattr(made, "begin_epoch", begun)
+    pretrain(images(), out=tmp_path / "run", **settings("deepcluster"))
+    assert sorted(seen) == list(range(N))
+    assert all(torch.equal(w, weights[0]) for w in weights)
+    assert torch.allclose(kept[0].norm(dim=1), torch.ones(N))
+    assert len(kept) == 3  # epochs that were begun
+
+
+def test_a_signal_while_looking_stops_before_the_first_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = METHODS["deepcluster"]
+    look = made.look
+
+    def signalled(self: Any, batch: Any) -> None:
+        look(self, batch)
+        signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(made, "look", signalled)
+    with pytest.raises(Stopped, match="before the first step"):
+        pretrain(images(), out=tmp_path / "run", **settings("deepcluster"))
+    monkeypatch.setattr(made, "look", look)
+    assert pretrain(images(), out=tmp_path / "run", resume=True, **settings("deepcluster"))["steps"] == STEPS
 
 
 def test_knn_is_measured_after_the_listed_epochs(tmp_path: Path) -> None:

@@ -242,6 +242,13 @@ def rank() -> int:
     return 0
 
 
+def world() -> int:
+    """How many processes train together."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        return torch.distributed.get_world_size()
+    return 1
+
+
 def pick(table: Mapping[str, T], name: str, kind: str) -> T:
     """An entry of one of the hand-written tables, or an error that lists what is there."""
     if name not in table:

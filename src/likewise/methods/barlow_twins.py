@@ -29,6 +29,7 @@ class BarlowTwins(Method):
     """Views "b c h w" -> encoder -> projector -> correlations; ones on the diagonal, zeros elsewhere."""
 
     family = "information maximisation"
+    default_views = "asymmetric"
     multi_crop = True
 
     def __init__(

@@ -27,6 +27,7 @@ class Method(nn.Module):
     default_views: ClassVar[str] = "strong"  # a name in `likewise.views.RECIPES`
     multi_crop: ClassVar[bool] = False  # takes any number of views, small ones last; else as many as its default views
     least_views: ClassVar[int] = 2  # where any number is taken, unless the default is one
+    looks: ClassVar[bool] = False  # whether `look` is shown every image before the first epoch
     patches: ClassVar[int] = 0  # that `pretrain` draws from the images, unless asked; 0: it sees the images
 
     encoder: Encoder
@@ -38,6 +39,9 @@ class Method(nn.Module):
 
     def after_step(self, progress: float) -> None:
         """What follows an update of the weights: teachers, prototypes."""
+
+    def look(self, batch: Batch) -> None:
+        """The first view of each image once, without gradient, before anything is learned: to fill a bank."""
 
     def begin_epoch(self, epoch: int, draws: Draws) -> None:
         """Before an epoch's first step, and not again when the epoch is resumed: fill banks, cluster them.

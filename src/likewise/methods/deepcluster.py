@@ -1,9 +1,10 @@
 """DeepCluster-v2 (Caron et al., 2020): cluster last epoch's projections by k-means; every view must tell its cluster.
 
 arXiv 1807.05520; the second version is in the appendix of arXiv 2006.09882. A bank remembers a projection of every
-image. Before each epoch it is clustered `n_heads` times, from other starts; the centroids are the classifiers, and are
-not learned. In the first epoch, with nothing to remember, clusters are drawn by lot: all views must agree on them, and
-batch-normalised projections keep that from pulling all images together.
+image, before the first epoch that of the untrained network, which looks at all images once: even these cluster better
+than by chance. Before each epoch it is clustered `n_heads` times, from other starts; the centroids are the classifiers,
+and are not learned. The bank holds the first view alone; the authors' code has a bank for each large view, and its
+heads take turns with them.
 """
 
 from collections.abc import Sequence
@@ -48,6 +49,7 @@ class DeepCluster(Method):
     family = "clustering"
     default_views = "multi-crop"
     multi_crop = True
+    looks = True
     bank: Tensor
     centroids: Tensor
     clusters: Tensor
@@ -72,11 +74,17 @@ class DeepCluster(Method):
         self.register_buffer("centroids", torch.nn.functional.normalize(torch.randn(n_heads, k, output_dim), dim=2))
         self.register_buffer("clusters", torch.zeros(n_heads, data.n_images, dtype=torch.int64))
 
+    def look(self, batch: Batch) -> None:
+        self.remember(batch, self.projector(self.encoder(batch.views[0])))
+
+    def remember(self, batch: Batch, z: Float[Tensor, "b d"]) -> None:
+        self.bank[gather(batch.ids.flatten())] = gather(unit(z.detach().float()))
+
     @torch.no_grad()
     def begin_epoch(self, epoch: int, draws: Draws) -> None:
         n_heads, k, _ = self.centroids.shape
         lots = draws.image("clusters", n_heads)
-        if epoch == 0:
+        if not bool(self.bank.any()):  # no images were shown: in a trial of the speed
             self.clusters.copy_((lots.T * k).long())
             return
         by_key = draws.keys.argsort()  # so that the order in which images are listed changes no sum
@@ -86,10 +94,9 @@ class DeepCluster(Method):
 
     def step(self, batch: Batch) -> Step:
         z = torch.stack(encode(lambda images: self.projector(self.encoder(images)), batch.views))
-        ids = batch.ids.flatten()
-        loss = clustered(z, self.centroids, self.clusters[:, ids], self.temperature)
+        loss = clustered(z, self.centroids, self.clusters[:, batch.ids.flatten()], self.temperature)
         if self.training:
-            self.bank[gather(ids)] = gather(unit(z[0].detach().float()))
+            self.remember(batch, z[0])
         return Step({"cross-entropy": loss.mean()}, {"spread": spread(z[0])}, loss.detach())
 
 

@@ -65,8 +65,8 @@ class DINOv2(IBOT):
         self.koleo_weight = koleo_weight
 
     def step(self, batch: Batch) -> Step:
-        seen, sharp = self.look(batch), sharpness(self.sharp, batch.progress)
-        targets = torch.stack([sinkhorn(scores, sharp) for scores in seen.teacher])
+        seen, sharp = self.see(batch), sharpness(self.sharp, batch.progress)
+        targets = sinkhorn(seen.teacher.flatten(0, 1), sharp).view_as(seen.teacher)
         image = crossed(targets, seen.student / self.temperature)
         patches = sinkhorn(seen.teacher_patches, sharp)
         patch = (

@@ -2,7 +2,8 @@
 
 arXiv 2111.07832. Images and patches share a head and its batch normalisation (see `likewise.methods.dino`). Half of the
 large views have patches hidden, in blocks; the share is drawn between `least_hidden` and `most_hidden`. The image as a
-whole is what the encoder gives out: its class token or, by default here, the mean of its patches.
+whole is what the encoder gives out: its class token or, by default here, the mean of its patches. The centre of the
+patches follows the hidden ones, as in DINOv2; the authors' code takes all.
 """
 
 from collections.abc import Callable, Sequence
@@ -105,7 +106,7 @@ class IBOT(Method):
         share = torch.where(masked < 0.5, low + (high - low) * share, 0.0)
         return block_mask(draws, images.shape[2] // p, images.shape[3] // p, share)
 
-    def look(self, batch: Batch) -> Seen:
+    def see(self, batch: Batch) -> Seen:
         whole = large(batch.views)
         hidden = torch.cat([self.mask(view, batch.draws.child(f"mask{i}")) for i, view in enumerate(whole)])
         images, n = torch.cat(whole), len(whole)
@@ -127,7 +128,7 @@ class IBOT(Method):
         return Seen(features, student, torch.stack(teacher.chunk(n)), hidden, patches, taught_patches)
 
     def step(self, batch: Batch) -> Step:
-        seen, sharp = self.look(batch), sharpness(self.sharp, batch.progress)
+        seen, sharp = self.see(batch), sharpness(self.sharp, batch.progress)
         image = distilled(seen.student, seen.teacher, self.centre, self.temperature, sharp)
         targets = ((seen.teacher_patches - self.patch_centre) / sharp).softmax(1)
         patch = (
@@ -135,7 +136,7 @@ class IBOT(Method):
         )
         if self.training:
             self.centre.lerp_(mean_row(seen.teacher.flatten(0, 1)), 1 - self.centre_momentum)
-            self.patch_centre.lerp_(mean_row(seen.teacher_patches), 1 - self.centre_momentum)
+            self.patch_centre.lerp_(mean_row(seen.teacher_patches, self.patch_centre), 1 - self.centre_momentum)
         terms = {"images": image.mean(), "patches": patch.mean()}
         return Step(terms, {"spread": spread(seen.features[0])}, (image + patch).detach())
 

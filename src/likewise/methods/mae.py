@@ -14,8 +14,18 @@ from likewise.encoders.vit import ViT
 from likewise.errors import UsageError
 from likewise.methods.base import Method
 from likewise.methods.masking import Predictor, vit
+from likewise.methods.parts import full_precision
 from likewise.types import Batch, DataInfo, Encoder, Images, Step, TrainConfig
 from likewise.views import View
+
+
+@full_precision
+def rebuilt_error(
+    drawn: Float[Tensor, "b t p"], patches: Float[Tensor, "b t p"], hidden: Int[Tensor, "b m"]
+) -> Float[Tensor, " b"]:
+    """The mean squared error on an image's hidden patches, the pixels of each brought to mean 0 and deviation 1."""
+    target = (patches - patches.mean(2, keepdim=True)) / (patches.var(2, keepdim=True) + 1e-6).sqrt()
+    return (drawn - target).square().mean(2).gather(1, hidden).mean(1)
 
 
 class MAE(Method):
@@ -46,19 +56,18 @@ class MAE(Method):
         """All patches as the decoder draws them, and which were hidden. `noise` decides what is kept."""
         t = noise.shape[1]
         shuffled = noise.argsort(1)
-        n_kept = max(1, round(t * (1 - self.mask_ratio)))
+        n_kept = min(max(1, round(t * (1 - self.mask_ratio))), t - 1)
         kept, hidden = shuffled[:, :n_kept], shuffled[:, n_kept:]
         grid = images.shape[2] // self.encoder.patch, images.shape[3] // self.encoder.patch
         drawn = self.decoder(self.encoder.tokens(images, keep=kept), shuffled, grid)
-        return drawn.float(), hidden
+        return drawn, hidden
 
     def step(self, batch: Batch) -> Step:
         (images,) = batch.views
         patches = self.encoder.patches(images)
         noise = batch.draws.image("mask", patches.shape[1])
         drawn, hidden = self.rebuild(images, noise)
-        target = (patches - patches.mean(2, keepdim=True)) / (patches.var(2, keepdim=True) + 1e-6).sqrt()
-        error = (drawn - target).square().mean(2).gather(1, hidden).mean(1)
+        error = rebuilt_error(drawn, patches, hidden)
         return Step({"reconstruction": error.mean()}, score=error.detach())
 
     @torch.no_grad()
@@ -66,7 +75,7 @@ class MAE(Method):
         (images,) = batch.views
         patches = self.encoder.patches(images)
         drawn, hidden = self.rebuild(images, batch.draws.image("mask", patches.shape[1]))
-        drawn = drawn * (patches.var(2, keepdim=True) + 1e-6).sqrt() + patches.mean(2, keepdim=True)
+        drawn = drawn.float() * (patches.var(2, keepdim=True) + 1e-6).sqrt() + patches.mean(2, keepdim=True)
         index = hidden.unsqueeze(2).expand(-1, -1, patches.shape[2])
         masked = patches.scatter(1, index, 0.5)
         rebuilt = patches.scatter(1, index, drawn.gather(1, index))

@@ -16,6 +16,8 @@ def vit(encoder: Encoder, method: str) -> ViT:
     """The encoder, which must be a ViT, since `method` hides patches from it."""
     if not isinstance(encoder, ViT):
         raise UsageError(f"encoder: {method} needs a ViT (vit-nano, vit-tiny, ...); got {type(encoder).__name__}")
+    if encoder.grid < 2:
+        raise UsageError(f"patch={encoder.patch}: {method} hides patches, and an image is a single one; expected less")
     return encoder
 
 

@@ -2,8 +2,8 @@
 
 arXiv 2003.04297, after MoCo (He et al., 2019, arXiv 1911.05722). Shuffle BN on one process: query and key must not
 share their batch's statistics, or the statistics tell which key is right; so the keys are shuffled by draws and encoded
-in `key_groups` parts, each with statistics of its own. The queue holds at most half as many keys as there are images,
-so that on small sets an image rarely meets its own old key as a negative.
+in `key_groups` parts, each with statistics of its own. The queue holds at most an eighth as many keys as there are
+images, so that on small sets too an image meets its own old key as a negative in one step of a hundred at most.
 """
 
 from collections.abc import Sequence
@@ -54,7 +54,7 @@ class MoCoV2(Method):
         self.teacher_momentum, self.key_groups = teacher_momentum, key_groups
         self.projector = mlp(encoder.dim, hidden_dim, output_dim, norm=False)
         self.teacher = Teacher(self.encoder, self.projector)
-        self.queue = Queue(min(queue_size, data.n_images // 2), output_dim)
+        self.queue = Queue(max(1, min(queue_size, data.n_images // 8)), output_dim)
 
     def begin_epoch(self, epoch: int, draws: Draws) -> None:
         if epoch == 0:
@@ -63,7 +63,7 @@ class MoCoV2(Method):
     def keys(self, batch: Batch) -> Float[Tensor, "b d"]:
         """The teacher's keys of the second view, made in shuffled groups and put back in order."""
         shuffled = batch.draws.bits("shuffle").argsort()
-        groups = batch.views[1][shuffled].chunk(min(self.key_groups, max(1, len(shuffled) // 2)))
+        groups = batch.views[1][shuffled].tensor_split(min(self.key_groups, max(1, len(shuffled) // 2)))
         return torch.cat([self.teacher(group) for group in groups])[shuffled.argsort()]
 
     def step(self, batch: Batch) -> Step:

@@ -2,6 +2,7 @@
 
 arXiv 2204.07141. Large views take turns as target; as anchors they lose a share `mask_ratio` of their patches, small
 views none. The mean prediction is pushed to use all prototypes equally, and targets are sharpened; no centre is needed.
+The authors' code balances the targets by Sinkhorn's algorithm too.
 """
 
 import math

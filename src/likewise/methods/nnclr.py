@@ -1,8 +1,8 @@
 """NNCLR (Dwibedi et al., 2021): a view's nearest neighbour among earlier images takes its place as the positive.
 
 arXiv 2104.14548. The support set is a queue of earlier projections, started from draws; it holds at most half as many
-as there are images, so that a neighbour is rarely the image itself. With more than two views the large ones
-have neighbours, which every other view is to find.
+as there are images, since one that held all would make most images their own neighbours, as they were before. With more
+than two views the large ones have neighbours, which every other view is to find.
 """
 
 from collections.abc import Sequence

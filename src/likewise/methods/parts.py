@@ -37,7 +37,8 @@ def mlp(*widths: int, norm: bool = True, last_norm: bool = False) -> nn.Sequenti
 def encode(encoder: Callable[[Images], Tensor], views: Crops) -> list[Tensor]:
     """What an encoder makes of each view; neighbours of equal size (the two global crops, the local ones) go together.
 
-    Batch normalisation then sees the global views in one batch and the local ones in another, as in SwAV and DINO.
+    Batch normalisation then sees the global views in one batch and the local ones in another, as in SwAV and DINO; the
+    authors of BYOL, MoCo v3, Barlow Twins and VICReg give each view a batch of its own.
     """
     made: list[Tensor] = []
     for _, alike in groupby(views, key=lambda view: view.shape):
@@ -161,10 +162,11 @@ def sinkhorn(scores: Float[Tensor, "n k"], epsilon: float, n_iterations: int = 3
 
 @torch.no_grad()
 @full_precision
-def mean_row(x: Float[Tensor, "n d"]) -> Float[Tensor, " d"]:
-    """The mean over the rows of all processes, which need not have equally many."""
+def mean_row(x: Float[Tensor, "n d"], empty: Float[Tensor, " d"] | None = None) -> Float[Tensor, " d"]:
+    """The mean over the rows of all processes, which need not have equally many; `empty` if none has any."""
     sums = gather(torch.cat([x.sum(0), x.new_tensor([len(x)])]).unsqueeze(0)).sum(0)
-    return sums[:-1] / sums[-1].clamp(min=1)
+    mean = sums[:-1] / sums[-1].clamp(min=1)
+    return mean if empty is None else torch.where(sums[-1] > 0, mean, empty)
 
 
 class Queue(nn.Module):

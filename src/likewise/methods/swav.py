@@ -2,7 +2,8 @@
 
 arXiv 2006.09882. Clusters are assigned within the batch; the newest `queue_size` projections of earlier batches help to
 balance them. Prototypes are normalised where they are used instead of after each step, and projections are also
-batch-normalised, so that images differ from the first step on.
+batch-normalised, so that images differ from the first step on. One queue, in use from the start, holds the projections
+of all large views; the authors' code has one for each, and waits for it to fill.
 """
 
 from collections.abc import Sequence
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from likewise.methods.base import Method
 from likewise.methods.parts import Prototypes, Queue, crossed, encode, full_precision, large, mlp, sinkhorn, spread
-from likewise.types import Batch, DataInfo, Encoder, Step, TrainConfig
+from likewise.types import Batch, DataInfo, Encoder, Step, TrainConfig, rank, world
 from likewise.views import View
 
 
@@ -58,7 +59,8 @@ class SwAV(Method):
     def step(self, batch: Batch) -> Step:
         z = encode(lambda images: self.projector(self.encoder(images)), batch.views)
         scores = torch.stack([self.prototypes(x, batch.progress) for x in z])
-        earlier, n_large, n = self.prototypes(self.queue.rows()), len(large(batch.views)), len(z[0])
+        earlier = self.prototypes(self.queue.rows()[rank() :: world()])  # each process brings its share
+        n_large, n = len(large(batch.views)), len(z[0])
         assigned = [sinkhorn(torch.cat([some, earlier]), self.epsilon)[:n] for some in scores[:n_large]]
         loss = swapped(scores, torch.stack(assigned), self.temperature)
         if self.training:

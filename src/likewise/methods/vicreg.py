@@ -35,6 +35,7 @@ class VICReg(Method):
     """Views "b c h w" -> encoder -> projector -> invariance + variance + covariance."""
 
     family = "information maximisation"
+    default_views = "asymmetric"
     multi_crop = True
 
     def __init__(

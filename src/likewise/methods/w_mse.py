@@ -2,7 +2,8 @@
 
 arXiv 2007.06346. Each view is whitened in slices of `slice_size` images, drawn anew each step and alike for all views;
 of several processes each whitens its own. The covariance is brought `shrinkage` of the way to the identity, so that it
-has an inverse in small batches too: whitening says something when a slice has twice as many images as dimensions.
+has an inverse in small batches too: whitening says something when a slice has twice as many images as dimensions, of
+which there are no more than half as many as images in all.
 """
 
 from collections.abc import Sequence
@@ -48,7 +49,7 @@ class WMSE(Method):
     ) -> None:
         super().__init__()
         self.encoder, self.views, self.slice_size, self.shrinkage = encoder, views, slice_size, shrinkage
-        self.projector = mlp(encoder.dim, hidden_dim, output_dim)
+        self.projector = mlp(encoder.dim, hidden_dim, max(2, min(output_dim, data.n_images // 2)))
 
     def step(self, batch: Batch) -> Step:
         projected = encode(lambda images: self.projector(self.encoder(images)).float(), batch.views)

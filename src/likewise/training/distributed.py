@@ -7,14 +7,7 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-from likewise.types import rank
-
-
-def world() -> int:
-    """How many processes train together."""
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        return torch.distributed.get_world_size()
-    return 1
+from likewise.types import rank, world
 
 
 @contextmanager

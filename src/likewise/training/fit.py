@@ -24,11 +24,11 @@ from likewise.memory import keep_freed_memory
 from likewise.methods.base import Method
 from likewise.progress import bar, say
 from likewise.signals import stop_signals
-from likewise.training.distributed import average_gradients, is_main, process_group, world
+from likewise.training.distributed import average_gradients, is_main, process_group
 from likewise.training.monitor import check_finite, feature_rank, knn_accuracy, save_pictures
 from likewise.training.optim import check, learning_rate, make_optimizer, set_rates
 from likewise.training.state import load_state, save_state
-from likewise.types import Batch, Encoder, Source, TrainConfig, rank, usable_device
+from likewise.types import Batch, Encoder, Source, TrainConfig, rank, usable_device, world
 
 RATE_SECONDS = 8.0  # for which throw-away steps are timed
 WORTH_IT = 1.2  # times the speed of float32, to train in bfloat16
@@ -78,6 +78,8 @@ def fit(method: Method, images: ImageSet, config: TrainConfig, run: Path, *, res
         while place["step"] < steps:
             draws = Draws(config.seed, place["epoch"], place["step"] - place["position"], torch.from_numpy(images.keys))
             if place["position"] == 0:
+                if place["epoch"] == 0 and method.looks:
+                    look(method, images, config, stopping)
                 method.begin_epoch(place["epoch"], draws.to(device))
             batches = _batches(method.order(place["epoch"], draws).cpu(), config.batch_size)
             mine = [share for rows in batches[place["position"] :] if len(share := _share(rows)) > 0]
@@ -143,6 +145,22 @@ def fit(method: Method, images: ImageSet, config: TrainConfig, run: Path, *, res
     return run
 
 
+def look(method: Method, images: ImageSet, config: TrainConfig, stopping: list[int]) -> None:
+    """Show a method every image, each in its first view, before it learns anything."""
+    order = Draws(config.seed, -1, 0, torch.from_numpy(images.keys)).bits("order").argsort().unsqueeze(1)
+    shares = [share for rows in _batches(order, config.batch_size) if len(share := _share(rows))]
+    ids = [rows.flatten().numpy() for rows in shares]
+    method.train()
+    with closing(prefetch(images, ids, threads=config.threads)) as feed, bar("look", len(images)) as progress:
+        for i, (rows, (_, source)) in enumerate(zip(shares, feed, strict=True)):
+            if stopping:
+                raise Stopped("stopped before the first step; start again with --resume")
+            batch = make_batch(method, images, rows, source, 0.0, config, -1, i, n_views=1)
+            with torch.no_grad(), autocast(config):
+                method.look(batch)
+            progress.update(progress.done + len(rows) * world())
+
+
 def settle(config: TrainConfig, method: Method, images: ImageSet) -> TrainConfig:
     """Resolve what depends on the machine and the data, once: device, precision, and the budget in steps."""
     if len(images) < 2:
@@ -206,13 +224,14 @@ def make_batch(
     config: TrainConfig,
     epoch: int,
     step: int,
+    n_views: int | None = None,
 ) -> Batch:
-    """The views of one batch, on the device, drawn for its images."""
+    """The views of one batch (the first `n_views`, or all), on the device, drawn for its images."""
     device = torch.device(config.device)
     ids = rows.flatten()
     draws = Draws(config.seed, epoch, step, torch.from_numpy(images.keys[ids.numpy()]).to(device))
     source = source.to(device)
-    views = [view(source, draws.child(f"view{i}")) for i, view in enumerate(method.views)]
+    views = [view(source, draws.child(f"view{i}")) for i, view in enumerate(method.views[:n_views])]
     return Batch(views, rows.to(device), progress, draws)
 
 
@@ -242,10 +261,11 @@ def autocast(config: TrainConfig) -> AbstractContextManager[Any]:
 
 
 def _batches(order: Tensor, batch_size: int) -> list[Tensor]:
-    """Batches of at most `batch_size` images, as even as can be, so that nobody is left out."""
+    """Batches of at most `batch_size` images, as even as can be, so that nobody is left out; none of one image, which
+    no method can compare (three instead, where `batch_size` is 2)."""
     if order.numel() == 0:
         raise DataError("the method's order is empty: there is nothing to train on")
-    n_batches = math.ceil(order.numel() / batch_size)
+    n_batches = min(math.ceil(order.numel() / batch_size), max(1, order.numel() // 2))
     return [rows for rows in order.tensor_split(n_batches) if len(rows)]
 
 
