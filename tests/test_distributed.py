@@ -3,9 +3,12 @@
 python tests/test_distributed.py FOLDER     # the two processes; the tests start it once
 """
 
+import json
 import os
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +19,7 @@ from torch import Tensor, nn
 
 from likewise.draws import Draws
 from likewise.encoders import build
+from likewise.files import read_json
 from likewise.images import open_images
 from likewise.methods import METHODS
 from likewise.training.distributed import average_gradients
@@ -95,6 +99,46 @@ def test_a_loss_that_does_not_gather_is_noticed(halves: Path, monkeypatch: pytes
     """The mutant of the test above: NT-Xent within each half is another loss."""
     joint, half = one_step("simclr", 0, N), one_step("simclr", 0, N // 2)
     assert not torch.allclose(joint["score"][: N // 2], half["score"], rtol=1e-2)
+
+
+def launch(out: Path, *more: str, n: int = 2) -> "subprocess.Popen[str]":
+    """`likewise pretrain` under torchrun, which finds a free port by itself."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(n)]
+    command += ["-m", "likewise", "pretrain", str(out.parent / "images.npz"), "--out", str(out), "--method", "swav"]
+    command += ["--batch-size", "16", "--size", "16", "--set", "width=8", "--json", *more]
+    alone = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(command, env=alone, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def test_torchrun_trains_stops_and_goes_on(tmp_path: Path) -> None:
+    """One process writes and answers; what is timed (steps, precision) is the same for both, or they would wait."""
+    pixels = np.random.default_rng(0).integers(0, 256, (40, SIZE, SIZE, 3), dtype=np.uint8)
+    np.savez(tmp_path / "images.npz", images=pixels)
+    out = tmp_path / "run"
+    run = launch(out, "--minutes", "0.2", "--set", "monitor_every=1")
+    until(lambda: (out / "metrics.jsonl").is_file() and (out / "metrics.jsonl").stat().st_size > 0, run)
+    run.terminate()
+    found, said = run.communicate(timeout=120)
+    status = read_json(out / "status.json")
+    assert (status["state"], found) == ("stopped", ""), said
+    assert said.count("finishing this step") == 1
+    newest = sorted((out / "state").iterdir())[-1]
+    assert read_json(newest / "place.json")["step"] == status["step"] < status["steps"]
+
+    run = launch(out, "--resume")
+    found, said = run.communicate(timeout=240)
+    assert run.returncode == 0, said
+    assert "Warning" not in said
+    answer = json.loads(found)
+    assert (answer["steps"], answer["resumed_at"]) == (status["steps"], status["step"])
+    assert (np.load(out / "scores.npy") > 0).all()  # also of images that the second process saw
+
+
+def until(there: Callable[[], bool], run: "subprocess.Popen[str]") -> None:
+    for _ in range(1200):
+        if there() or run.poll() is not None:
+            break
+        time.sleep(0.1)
 
 
 def work(folder: Path, i: int) -> None:

@@ -524,6 +524,12 @@ def test_budgets_that_make_no_sense(change: dict[str, Any], says: str, tmp_path:
         pretrain(images(), out=tmp_path / "run", **{"size": 16, **change})
 
 
+def test_a_share_too_small_to_compare_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "world", lambda: 5)
+    with pytest.raises(UsageError, match="batch_size=16: expected at least 4 images for each of 5 processes"):
+        pretrain(images(), out=tmp_path / "run", **settings("simclr"))
+
+
 def test_one_image_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="at least 2"):
         pretrain(open_images(PIXELS[:1]), out=tmp_path / "run", **settings("simclr"))

@@ -415,10 +415,11 @@ def demo(
 @contextmanager
 def answer(as_json: bool, quiet: bool) -> Iterator[Callable[[dict[str, Any], Callable[[], str]], None]]:
     """Run a verb: its answer goes to stdout, its errors become one line on stderr and an exit code."""
-    progress.QUIET = quiet
+    progress.QUIET = quiet or not progress.SPEAKS
 
     def reply(result: dict[str, Any], text: Callable[[], str]) -> None:
-        print(json.dumps(result, default=str) if as_json else text())
+        if progress.SPEAKS:
+            print(json.dumps(result, default=str) if as_json else text())
 
     try:
         yield reply

@@ -1,11 +1,13 @@
 """Progress for people: a bar on a terminal, a plain line now and then elsewhere, on stderr; nothing when quiet."""
 
+import os
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 QUIET = True  # the library is silent; the command line switches this off
+SPEAKS = os.environ.get("RANK", "0") == "0" or os.environ.get("WORLD_SIZE", "1") == "1"  # of several processes one does
 
 
 class Bar:

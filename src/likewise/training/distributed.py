@@ -1,4 +1,7 @@
-"""Several processes, launched by torchrun: each takes its share of every batch, and gradients are averaged."""
+"""Several processes, launched by torchrun: each takes its share of every batch, and gradients are averaged.
+
+What one process alone can know (a clock, a signal, a folder) is settled by the first, or by all together.
+"""
 
 import os
 from collections.abc import Iterator
@@ -12,10 +15,12 @@ from likewise.types import rank, world
 
 @contextmanager
 def process_group(device: str) -> Iterator[None]:
-    """Join the others if torchrun started this process, and leave at the end."""
+    """Join the others if torchrun started this process, each on a GPU of its own, and leave at the end."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or world() > 1:
         yield
         return
+    if device == "cuda":
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     torch.distributed.init_process_group("nccl" if device == "cuda" else "gloo")
     try:
         yield
@@ -38,3 +43,18 @@ def average_gradients(module: nn.Module) -> None:
 def is_main() -> bool:
     """Whether this process writes files and talks."""
     return rank() == 0
+
+
+def agreed(value: int | float, device: str) -> float:
+    """The number that the first process has, for all: each would time, or hear a signal, otherwise."""
+    if world() == 1:
+        return float(value)
+    shared = torch.tensor(float(value), dtype=torch.float64, device=device)
+    torch.distributed.broadcast(shared, 0)
+    return float(shared)
+
+
+def wait_for_all() -> None:
+    """Go on when every process has come here."""
+    if world() > 1:
+        torch.distributed.barrier()

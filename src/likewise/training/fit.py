@@ -24,11 +24,11 @@ from likewise.memory import keep_freed_memory
 from likewise.methods.base import Method
 from likewise.progress import bar, say
 from likewise.signals import stop_signals
-from likewise.training.distributed import average_gradients, is_main, process_group
+from likewise.training.distributed import agreed, average_gradients, is_main, wait_for_all
 from likewise.training.monitor import check_finite, feature_rank, knn_accuracy, save_pictures
 from likewise.training.optim import check, learning_rate, make_optimizer, set_rates
 from likewise.training.state import load_state, save_state
-from likewise.types import Batch, Encoder, Source, TrainConfig, rank, usable_device, world
+from likewise.types import Batch, Encoder, Source, TrainConfig, gather, rank, usable_device, world
 
 RATE_SECONDS = 8.0  # for which throw-away steps are timed
 WORTH_IT = 1.2  # times the speed of float32, to train in bfloat16
@@ -57,7 +57,8 @@ def fit(method: Method, images: ImageSet, config: TrainConfig, run: Path, *, res
         if restored is not None:
             place, tensors = restored
             scores = tensors["scores"]
-        _truncate(metrics, place["step"])
+        if is_main():
+            _truncate(metrics, place["step"])
     elif is_main():
         metrics.write_text("")
     resumed_at, log_every = place["step"], max(1, steps // 20_000)
@@ -70,7 +71,6 @@ def fit(method: Method, images: ImageSet, config: TrainConfig, run: Path, *, res
             save_state(run, place, {"scores": scores}, method, optimizer)
 
     with (
-        process_group(config.device),
         stop_signals() as stopping,
         open(metrics, "a") as lines,
         bar("train", steps) as progress,
@@ -82,7 +82,7 @@ def fit(method: Method, images: ImageSet, config: TrainConfig, run: Path, *, res
                     look(method, images, config, stopping)
                 method.begin_epoch(place["epoch"], draws.to(device))
             batches = _batches(method.order(place["epoch"], draws).cpu(), config.batch_size)
-            mine = [share for rows in batches[place["position"] :] if len(share := _share(rows)) > 0]
+            mine = [_share(rows) for rows in batches[place["position"] :]]
             ids = [rows.flatten().numpy() for rows in mine]
             with closing(prefetch(images, ids, threads=config.threads)) as feed:
                 arrival = time.perf_counter()
@@ -96,11 +96,12 @@ def fit(method: Method, images: ImageSet, config: TrainConfig, run: Path, *, res
                     n_seen += len(batch.draws.keys) * world()
                     data_seconds += ready - arrival
                     if score is not None and len(score) == len(batch.ids.flatten()):
-                        scores[0].index_add_(0, rows.flatten(), score.float().cpu())
-                        scores[1].index_add_(0, rows.flatten(), torch.ones(rows.numel()))
+                        who, score = (gather(x.flatten()).cpu() for x in (batch.ids, score.float()))
+                        scores[0].index_add_(0, who, score)
+                        scores[1].index_add_(0, who, torch.ones(len(who)))
                     place["step"], place["position"] = step + 1, place["position"] + 1
                     value = sum(terms.values())
-                    last = place["step"] == steps
+                    last, stop = place["step"] == steps, bool(agreed(len(stopping), config.device))
                     epoch = place["epoch"] + place["position"] / len(batches)
                     classified = last or any(epoch - 1 / len(batches) < listed <= epoch for listed in config.knn_epochs)
                     watched = step % config.monitor_every == config.monitor_every - 1 or classified
@@ -119,27 +120,28 @@ def fit(method: Method, images: ImageSet, config: TrainConfig, run: Path, *, res
                     note = f"loss {value:.4g}" + (f" ({parts})" if len(terms) > 1 else "")
                     note += f"  {n_seen / (time.perf_counter() - started):,.0f} images/s"
                     progress.update(place["step"], note + (f"  rank {feature_ranks:.1f}" if feature_ranks > 0 else ""))
-                    if last or stopping:
+                    if last or stop:
                         break
                     if save_due(place["step"]):
                         save()
                     arrival = time.perf_counter()
             if place["position"] >= len(batches):
                 place |= {"epoch": place["epoch"] + 1, "position": 0}
-            if stopping and place["step"] < steps:
+            if stop and place["step"] < steps:
                 save()
+                wait_for_all()
                 _write_status(run, "stopped", place, steps, started, n_seen, data_seconds, resumed_at)
                 raise Stopped(f"stopped at step {place['step']} of {steps} and saved; go on with --resume")
         save()
 
     seconds = time.perf_counter() - started
+    data_share = _data_share(method, batch, config, n_seen / seconds) if n_seen and steps >= 20 else None
     if is_main():
         if bool(scores[1].any()):
             write_array(run / "scores.npy", (scores[0] / scores[1].clamp(min=1)).numpy())
         pictures = method.pictures(batch) if n_seen else {}
         if pictures:
             save_pictures(run / "pictures", pictures)
-        data_share = _data_share(method, batch, config, n_seen / seconds) if n_seen and steps >= 20 else None
         _write_status(run, "trained", place, steps, started, n_seen, data_seconds, resumed_at, data_share)
         say(f"trained {steps} steps in {seconds:.0f} s, {n_seen / max(seconds, 1e-9):,.0f} images/s, loss {value:.4g}")
     return run
@@ -148,12 +150,12 @@ def fit(method: Method, images: ImageSet, config: TrainConfig, run: Path, *, res
 def look(method: Method, images: ImageSet, config: TrainConfig, stopping: list[int]) -> None:
     """Show a method every image, each in its first view, before it learns anything."""
     order = Draws(config.seed, -1, 0, torch.from_numpy(images.keys)).bits("order").argsort().unsqueeze(1)
-    shares = [share for rows in _batches(order, config.batch_size) if len(share := _share(rows))]
+    shares = [_share(rows) for rows in _batches(order, config.batch_size)]
     ids = [rows.flatten().numpy() for rows in shares]
     method.train()
     with closing(prefetch(images, ids, threads=config.threads)) as feed, bar("look", len(images)) as progress:
         for i, (rows, (_, source)) in enumerate(zip(shares, feed, strict=True)):
-            if stopping:
+            if agreed(len(stopping), config.device):
                 raise Stopped("stopped before the first step; start again with --resume")
             batch = make_batch(method, images, rows, source, 0.0, config, -1, i, n_views=1)
             with torch.no_grad(), autocast(config):
@@ -162,18 +164,23 @@ def look(method: Method, images: ImageSet, config: TrainConfig, stopping: list[i
 
 
 def settle(config: TrainConfig, method: Method, images: ImageSet) -> TrainConfig:
-    """Resolve what depends on the machine and the data, once: device, precision, and the budget in steps."""
+    """Resolve what depends on the machine and the data, once: device, precision, and the budget in steps.
+
+    Of several processes the first decides.
+    """
     if len(images) < 2:
         raise DataError(f"{len(images)} usable image: at least 2 are needed to learn from")
     if config.batch_size < 2:
         raise UsageError(f"batch_size={config.batch_size}: expected at least 2")
+    if world() > 1 and min(config.batch_size, len(images)) < 4 * world():  # a last batch may be half as large
+        raise UsageError(f"batch_size={config.batch_size}: expected at least 4 images for each of {world()} processes")
     check(config)
     _save_clock(config.save_every)
     config = replace(config, device=usable_device(config.device))
     if config.precision == "auto":
         size = method.views[0].size
         gain = bf16_gain(method.encoder, images.channels, size, config.device)
-        config = replace(config, precision="bf16" if gain > WORTH_IT else "fp32")
+        config = replace(config, precision="bf16" if agreed(gain, config.device) > WORTH_IT else "fp32")
     if config.precision not in ("fp32", "bf16"):
         raise UsageError(f"precision={config.precision!r}: expected auto, fp32 or bf16")
     given = {name: v for name in ("epochs", "steps", "minutes") if (v := getattr(config, name)) is not None}
@@ -208,7 +215,7 @@ def _n_steps(method: Method, images: ImageSet, config: TrainConfig, epochs: int 
 
 def trial_rate(method: Method, images: ImageSet, config: TrainConfig) -> float:
     """Steps per second, views included, on a throw-away copy of the method."""
-    ids = torch.from_numpy(np.argsort(images.keys)[: config.batch_size].copy()).unsqueeze(1)
+    ids = _share(torch.from_numpy(np.argsort(images.keys)[: config.batch_size].copy()).unsqueeze(1))
     copied = copy.deepcopy(method).to(config.device)
     copied.begin_epoch(0, Draws(config.seed, 0, 0, torch.from_numpy(images.keys)).to(torch.device(config.device)))
     source = images.source(ids.flatten().numpy())
@@ -301,7 +308,7 @@ def bf16_gain(encoder: Encoder, channels: int, size: int, device: str) -> float:
 
 def _data_share(method: Method, batch: Batch, config: TrainConfig, rate: float) -> float:
     """1 - (images/s of this run) / (images/s of the same steps on one fixed batch)."""
-    fixed = _rate(copy.deepcopy(method), config, lambda: batch, 2.0) * len(batch.draws.keys)
+    fixed = _rate(copy.deepcopy(method), config, lambda: batch, 2.0) * len(batch.draws.keys) * world()
     return 1 - rate / fixed
 
 
@@ -310,7 +317,7 @@ def _rate(method: Method, config: TrainConfig, make: Callable[[], Batch], second
     method.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = make_optimizer(method.param_groups(), config)
     times: list[float] = []
-    while sum(times[2:]) < seconds or len(times) < 6:  # the first two warm up
+    while agreed(sum(times[2:]) < seconds or len(times) < 6, config.device):  # the first two warm up
         start = time.perf_counter()
         batch = make()
         optimizer.zero_grad(set_to_none=True)
@@ -318,12 +325,13 @@ def _rate(method: Method, config: TrainConfig, make: Callable[[], Batch], second
         with autocast(config):
             terms = method.step(batch).terms
         torch.stack(list(terms.values())).sum().backward()
+        average_gradients(method)
         optimizer.step()
         method.after_step(0.5)
         if device.type == "cuda":
             torch.cuda.synchronize()
         times.append(time.perf_counter() - start)
-    return 1 / float(np.median(times[2:]))
+    return agreed(1 / float(np.median(times[2:])), config.device)
 
 
 def _save_clock(save_every: str) -> Callable[[int], bool]:

@@ -28,9 +28,10 @@ from likewise.images import ImageSet, open_images
 from likewise.images import patches as draw_patches
 from likewise.methods import Method, find, reads_labels
 from likewise.progress import say
+from likewise.training.distributed import agreed, is_main, process_group, wait_for_all
 from likewise.training.fit import fit, make_batch, settle, trial_rate
 from likewise.training.monitor import in_eval_mode, save_pictures
-from likewise.types import Embeddings, Encoder, TrainConfig, typed
+from likewise.types import Embeddings, Encoder, TrainConfig, typed, usable_device
 from likewise.verbs.ids import read_ids
 from likewise.verbs.relation import make_relation
 from likewise.verbs.settings import BUDGET, DEFAULT, Plan, checked_size, make_plan, plain, read_recipe
@@ -82,15 +83,35 @@ def pretrain(
     With `patches`, training is on so many patches of `size` (32) pixels drawn from the images by the run's seed (see
     `likewise.images.patches`), and not on the images, which are then opened at three times that side; 0: on the images.
     By default so many as the method says: exemplar, whose classes they are, draws 8,000, the others none.
+
+    Started by torchrun, its processes share every batch: `batch_size` is what they have together.
     """
     given = {key: value for key, value in settings.items() if value is not None}
     settings = {**(read_recipe(recipe_file) if recipe_file else {}), **given}
     settings |= {name: typed(name, settings[name], int) for name in ("threads", "seed") if name in settings}
     settings |= {"size": checked_size(settings["size"])} if "size" in settings else {}
-    out = Path(out)
-    if resume and (out / "resolved.toml").is_file():
-        more: dict[str, Any] = {"labels": labels, "subset": subset, "patches": patches, "max_bad": max_bad}
-        return _resume(data, out, settings, **more, init_from=init_from, dry_run=dry_run)
+    out, device = Path(out), usable_device(typed("device", settings.get("device", TrainConfig.device), str))
+    what: dict[str, Any] = {"labels": labels, "subset": subset, "patches": patches, "max_bad": max_bad}
+    what |= {"init_from": init_from, "dry_run": dry_run}
+    with process_group(device):
+        if agreed(resume and (out / "resolved.toml").is_file(), device):
+            return _resume(data, out, settings, **what)
+        return _begin(data, out, settings, **what, overwrite=overwrite or resume)
+
+
+def _begin(
+    data: Any,
+    out: Path,
+    settings: dict[str, Any],
+    *,
+    labels: Any,
+    subset: Path | str | None,
+    patches: int | None,
+    max_bad: float | str,
+    init_from: Path | str | None,
+    dry_run: bool,
+    overwrite: bool,
+) -> dict[str, Any]:
     n_patches = _n_patches(patches, settings)
     images = _open(data, labels, subset, max_bad, settings, n_patches)
     plan = make_plan(settings, _default_size(images))
@@ -98,17 +119,19 @@ def pretrain(
     settled = replace(plan, config=settle(plan.config, method, images))
     if dry_run:
         return _estimate(settled, method, images)
-    new_folder(out, "run", RUN_FILES, overwrite=overwrite or resume)
-    write_text(out / "recipe.toml", tomli_w.dumps(plain(settings)))
-    source = images.name.rpartition(", ")[0] if n_patches else images.name  # without ", so many patches of such a side"
-    resolved = {**settled.flat(), "data": source, "n_images": len(images), "images_hash": images_hash(images.keys)}
-    resolved |= {"patches": n_patches, "labels_hash": _labels_hash(method, images)}
-    if init_from is not None:
-        resolved["init_from"] = str(init_from)
-    write_text(out / "resolved.toml", tomli_w.dumps(plain(resolved)))
-    write_json(out / "environment.json", environment())
-    write_json(out / "scan.json", scan_summary(images))
-    _save_views(out, method, images, settled.config)
+    if is_main():
+        new_folder(out, "run", RUN_FILES, overwrite=overwrite)
+        write_text(out / "recipe.toml", tomli_w.dumps(plain(settings)))
+        source = images.name.rpartition(", ")[0] if n_patches else images.name  # without ", so many patches of a side"
+        resolved = {**settled.flat(), "data": source, "n_images": len(images), "images_hash": images_hash(images.keys)}
+        resolved |= {"patches": n_patches, "labels_hash": _labels_hash(method, images)}
+        if init_from is not None:
+            resolved["init_from"] = str(init_from)
+        write_text(out / "resolved.toml", tomli_w.dumps(plain(resolved)))
+        write_json(out / "environment.json", environment())
+        write_json(out / "scan.json", scan_summary(images))
+        _save_views(out, method, images, settled.config)
+    wait_for_all()
     return _train(out, settled, method, images, init_from, resume=False)
 
 
@@ -190,7 +213,17 @@ def _train(
     except TrainingError as error:
         write_json(out / "status.json", {"state": "diverged", "verdict": str(error)})
         raise
-    encoder = method.encoder
+    if is_main():
+        _keep(out, plan, method.encoder, images, init_from)
+    wait_for_all()
+    result = summary(out, peak_memory_mb=max(0.0, _peak_memory_mb() - before))
+    if result["health"]["collapsed"]:
+        raise TrainingError(f"the representation collapsed: {result['verdict']} The run is kept in {out}")
+    return result
+
+
+def _keep(out: Path, plan: Plan, encoder: Encoder, images: ImageSet, init_from: Path | str | None) -> None:
+    """Judge a trained encoder, and save it with what was found."""
     config = {
         "likewise": version("likewise"),
         "encoder": plan.encoder_name,
@@ -211,10 +244,6 @@ def _train(
     status |= {"state": "collapsed" if judged["collapsed"] else "finished", "health": judged, "verdict": verdict}
     status["weights"] = weights_hash(encoder)
     write_json(out / "status.json", status)
-    result = summary(out, peak_memory_mb=max(0.0, _peak_memory_mb() - before))
-    if judged["collapsed"]:
-        raise TrainingError(f"the representation collapsed: {verdict} The run is kept in {out}")
-    return result
 
 
 def summary(run: Path, peak_memory_mb: float | None = None) -> dict[str, Any]:
