@@ -1,0 +1,480 @@
+"""What surrounds the loss functions: which views, teachers, queues, banks and weights a step puts into its formula.
+
+Each step is made again one view and one image at a time, from the formulas of its paper, with a small transformer and
+heads without batch normalisation. What it leaves behind (centre, queue, bank) is judged by the terms of later steps.
+"""
+
+import math
+from collections.abc import Callable
+from itertools import combinations
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from pytorch_metric_learning import losses as theirs
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from likewise.draws import Draws
+from likewise.encoders.vit import ViT, positions
+from likewise.methods import METHODS
+from likewise.methods.mae import MAE, rebuilt_error
+from likewise.methods.masking import Predictor
+from likewise.methods.parts import Prototypes, Teacher, unit
+from likewise.types import Batch, DataInfo
+from likewise.verbs.settings import keywords
+from likewise.views import RECIPES
+from test_distributed import without_batch_norm
+from test_losses import slow_covariance, slow_variance
+from test_losses_contrastive import agree, draw, slow_twins, slow_whiten
+from test_losses_distillation import slow_crossed, slow_hidden_error, slow_koleo, slow_sinkhorn, slow_softmax
+
+N, N_IMAGES, WIDTH = 9, 12, 16
+DATA = DataInfo(N_IMAGES, 3, 8)
+SMALL = {"hidden_dim": 16, "output_dim": 8, "n_prototypes": 8}
+LABELS = torch.tensor([0, 1, -1, 0, 2, -1, 1, 0, 0, 1, 2, -1])
+TEMPERATURE = 0.1  # of all students, by default
+SHARP = 0.055  # the teacher's temperature at half of its way from 0.04 to 0.07
+PROGRESS = 0.15  # where it is there
+PAIRS = [(0, 1), (0, 2), (0, 3), (1, 2), (1, 3)]  # of two large and two small views: all but the small ones
+
+
+def make(name: str, **options: Any) -> Any:
+    """A method on 16 patches of 2 x 2 pixels, with weights away from their start: a teacher that equals its student,
+    or a bias of zero, would hide which of them is used."""
+    torch.manual_seed(0)
+    made = METHODS[name]
+    small = {key: width for key, width in SMALL.items() if key in keywords(made)}
+    encoder = ViT(DATA, width=WIDTH, depth=3, n_heads=2, patch=2)
+    method = made(encoder, DATA, views=RECIPES[made.default_views](8), **small, **options)
+    shake(method, 0.1)
+    return method
+
+
+@torch.no_grad()
+def shake(module: nn.Module, much: float) -> None:
+    for p in module.parameters():
+        p.add_(much * torch.randn_like(p))
+
+
+def batch_of(method: Any, number: int = 0, n: int = N, progress: float = PROGRESS) -> Batch:
+    """`n` of the images in no order: two large and two small views of each, or what the method takes."""
+    ids = draw(N_IMAGES, seed=number).argsort()[:n]
+    sides = (8, 8, 4, 4) if method.multi_crop else (8,) * len(method.views)
+    views = [draw(n, 3, side, side, seed=10 * number + i).sigmoid() for i, side in enumerate(sides)]
+    return Batch(views, ids.unsqueeze(1), progress, Draws(0, 0, number, 101 + ids))
+
+
+# MAE
+
+
+def slow_rebuilt(drawn: Tensor, patches: Tensor, counted: Tensor, normalised: bool = True) -> Tensor:
+    """The mean over images of the mean over their `counted` patches of a patch's mean squared error."""
+    n, p = len(drawn), drawn.shape[2]
+    total = torch.zeros(())
+    for i in range(n):
+        for t in counted[i].tolist():
+            target = patches[i, t]
+            if normalised:
+                target = target - target.sum() / p
+                target = target / torch.sqrt((target**2).sum() / (p - 1) + 1e-6)
+            total = total + ((drawn[i, t] - target) ** 2).sum() / p / len(counted[i]) / n
+    return total
+
+
+def test_rebuilt_error() -> None:
+    inputs, everything = (draw(4, 6, 5), draw(4, 6, 5, seed=1) * 0.3 + 0.5), draw(4, 6, seed=2).argsort(1)
+    hidden, visible = everything[:, :4], everything[:, 4:]
+
+    def ours(drawn: Tensor, patches: Tensor) -> Tensor:
+        return rebuilt_error(drawn, patches, hidden).mean()
+
+    assert agree(ours, lambda d, p: slow_rebuilt(d, p, hidden), *inputs)
+    assert not agree(ours, lambda d, p: slow_rebuilt(d, p, visible), *inputs)
+    assert not agree(ours, lambda d, p: slow_rebuilt(d, p, everything), *inputs)
+    assert not agree(ours, lambda d, p: slow_rebuilt(d, p, hidden, normalised=False), *inputs)
+
+
+def test_rebuilt_error_by_hand() -> None:
+    """Three images of three patches, two hidden. Evenly spaced pixels become (-1, 0, 1), equal ones (0, 0, 0).
+
+    In the first image both are drawn as zeros, each off by (1 + 0 + 1) / 3; in the second both are right; in the third
+    one is right and one is off by 3 at one pixel of three, on average (0 + 9 / 3) / 2.
+    """
+    narrow, wide, flat, right = [1.0, 2.0, 3.0], [10.0, 30.0, 50.0], [5.0, 5.0, 5.0], [-1.0, 0.0, 1.0]
+    zero, off, seen = [0.0, 0.0, 0.0], [3.0, 0.0, 0.0], [9.0, -9.0, 4.0]
+    patches = torch.tensor([[narrow, flat, wide], [flat, wide, narrow], [narrow, flat, wide]])
+    drawn = torch.tensor([[zero, seen, zero], [seen, right, right], [right, off, seen]])
+    hidden = torch.tensor([[2, 0], [1, 2], [0, 1]])
+    assert rebuilt_error(drawn, patches, hidden).tolist() == pytest.approx([2 / 3, 0, 3 / 2], abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("side", "mask_ratio", "n_hidden"),
+    [(8, 0.75, 12), (8, 0.3, 5), (8, 0.6, 10), (4, 0.75, 3), (4, 0.05, 1), (4, 0.95, 3)],
+)
+def test_mae_hides_the_stated_share_but_neither_nothing_nor_everything(
+    side: int, mask_ratio: float, n_hidden: int
+) -> None:
+    """And what is hidden has no influence on what is drawn, while all else has."""
+    mae: MAE = make("mae", mask_ratio=mask_ratio)
+    images, noise = draw(5, 3, side, side).sigmoid(), torch.rand(5, (side // 2) ** 2)
+    drawn, hidden = mae.rebuild(images, noise)
+    assert hidden.shape == (5, n_hidden)
+    for t in range((side // 2) ** 2):
+        y, x = t // (side // 2) * 2, t % (side // 2) * 2
+        other = images.clone()
+        other[:, :, y : y + 2, x : x + 2] = 1 - other[:, :, y : y + 2, x : x + 2]
+        same = (mae.rebuild(other, noise)[0] == drawn).flatten(1).all(1)
+        assert torch.equal(same, (hidden == t).any(1))
+
+
+# The predictor of MAE and I-JEPA
+
+
+def test_each_token_ends_at_its_patch_and_mask_tokens_at_the_others() -> None:
+    predictor: Any = Predictor(8, 8, 0, 8)
+    predictor.enter = predictor.leave = nn.Identity()
+    n_seen, shuffled, seen = 3, draw(5, 8).argsort(1), draw(5, 1 + 3, 8, seed=1)
+    expected = predictor.mask_token.expand(5, 8, 8).clone()
+    for image in range(5):
+        for i in range(n_seen):
+            expected[image, shuffled[image, i]] = seen[image, 1 + i]  # the class token leads
+    torch.testing.assert_close(predictor(seen, shuffled, (2, 4)), expected + positions(2, 4, 8))
+
+
+# What follows a step
+
+HEADS = {
+    "byol": ("projector",),
+    "data2vec": (),
+    "dino": ("projector", "prototypes"),
+    "dinov2": ("projector", "prototypes"),
+    "ibot": ("projector", "prototypes"),
+    "ijepa": (),
+    "moco-v2": ("projector",),
+    "moco-v3": ("projector",),
+    "msn": ("projector",),
+}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_after_a_step_teachers_follow_and_nothing_else_moves(name: str) -> None:
+    """BYOL's momentum, 1 - (1 - start) (cos(pi progress) + 1) / 2; MoCo v2's stays."""
+    labels = {"labels": LABELS} if "labels" in METHODS[name].needs else {}
+    method = make(name, **({"teacher_momentum": 0.6} if name in HEADS else labels))
+    assert (name in HEADS) == any(isinstance(part, Teacher) for part in method.modules())
+    for progress in (0.25, 0.75):
+        shake(method, 1.0)
+        expected = {key: value.clone() for key, value in method.state_dict().items()}
+        if name in HEADS:
+            m = 0.6 if name == "moco-v2" else 1 - 0.4 * (math.cos(math.pi * progress) + 1) / 2
+            parts = [method.encoder, *(getattr(method, part) for part in HEADS[name])]
+            student = [p for part in parts for p in part.parameters()]
+            for (key, slow), fast in zip(method.teacher.named_parameters("teacher"), student, strict=True):
+                expected[key] = (m * slow + (1 - m) * fast).detach()
+        method.after_step(progress)
+        for key, value in method.state_dict().items():
+            torch.testing.assert_close(value, expected[key], msg=f"{key} after {progress}")
+
+
+# Whole steps. A reference is given the method, the batch, a dictionary for what it must remember from step to step, and
+# the options with which the method was made; it returns the terms, and may leave the scores in the dictionary.
+
+Kept = dict[str, Any]
+Terms = dict[str, Tensor]
+
+
+def projections(m: Any, batch: Batch) -> list[Tensor]:
+    return [m.projector(m.encoder(view)) for view in batch.views]
+
+
+def mean(values: list[Tensor]) -> Tensor:
+    return torch.stack(values).mean()
+
+
+def vicreg(m: Any, batch: Batch, kept: Kept, **weights: float) -> Terms:
+    """Equation 6 of the paper for two views; the authors' code halves the variances, not the covariances."""
+    z = projections(m, batch)
+    return {
+        "invariance": weights["invariance_weight"] * mean([((z[i] - z[j]) ** 2).mean() for i, j in PAIRS]),
+        "variance": weights["variance_weight"] * mean([slow_variance(x) for x in z]),
+        "covariance": weights["covariance_weight"] * 2 * mean([slow_covariance(x) for x in z]),
+    }
+
+
+def barlow_twins(m: Any, batch: Batch, kept: Kept, redundancy_weight: float) -> Terms:
+    z = projections(m, batch)
+    diagonal = mean([slow_twins(z[i], z[j], 0.0) for i, j in PAIRS])
+    both = mean([slow_twins(z[i], z[j], 1.0) for i, j in PAIRS])
+    return {"invariance": diagonal, "redundancy": redundancy_weight * (both - diagonal)}
+
+
+def w_mse(m: Any, batch: Batch, kept: Kept, slice_size: int, shrinkage: float) -> Terms:
+    """Nine images in two slices, of five and four, as the draws shuffle them; small views meet each other too."""
+    order = batch.draws.bits("slices").argsort()
+    z, loss = projections(m, batch), torch.zeros(N)
+    for rows in (order[:5], order[5:]):
+        white = [slow_whiten(x[rows], shrinkage) for x in z]
+        for a, b in combinations(white, 2):
+            loss = loss.index_add(0, rows, ((unit(a) - unit(b)) ** 2).sum(1) / 6)
+    kept["score"] = loss
+    return {"distance": loss.mean()}
+
+
+def supcon(m: Any, batch: Batch, kept: Kept, labels: Tensor) -> Terms:
+    """That of pytorch-metric-learning, of each pair of views; an image without a label is a class of its own."""
+    ids, loss, z = batch.ids.flatten(), theirs.SupConLoss(TEMPERATURE), projections(m, batch)
+    classes = torch.where(labels < 0, 100 + torch.arange(N_IMAGES), labels)[ids]
+    return {"contrast": mean([loss(torch.cat([z[i], z[j]]), classes.repeat(2)) for i, j in PAIRS])}
+
+
+def npid(m: Any, batch: Batch, kept: Kept, bank_momentum: float, n_negatives: int) -> Terms:
+    """An image's own row against the others of the bank, or a sample of them that stands for all."""
+    bank = kept.setdefault("bank", m.bank.clone())
+    z, rows = unit(m.head(m.encoder(batch.views[0]))), torch.arange(N_IMAGES)
+    if n_negatives < N_IMAGES:
+        rows = (batch.draws.step("negatives", n_negatives) * N_IMAGES).long()
+    losses = []
+    for v, i in zip(z, batch.ids.flatten().tolist(), strict=True):
+        own = torch.exp(v @ bank[i] / TEMPERATURE)
+        others = sum(torch.exp(v @ bank[j] / TEMPERATURE) for j in rows.tolist() if j != i)
+        losses.append(torch.log(own + others * N_IMAGES / len(rows)) - torch.log(own))
+    kept["bank"] = bank.clone()
+    for v, i in zip(z.detach(), batch.ids.flatten().tolist(), strict=True):
+        moved = bank_momentum * bank[i] + (1 - bank_momentum) * v
+        kept["bank"][i] = moved / moved.norm()
+    return {"instance": mean(losses)}
+
+
+def exemplar(m: Any, batch: Batch, kept: Kept, dropout: float, merged: Tensor, **_: bool) -> Terms:
+    """Dropout by draws, another for each view of an image; what is kept grows, so that features are as large."""
+    drawn, classes = batch.draws.image("dropout", 4, WIDTH), merged[batch.ids.flatten()]
+    features = [m.encoder(view) * (drawn[:, i] > dropout) / (1 - dropout) for i, view in enumerate(batch.views)]
+    return {"cross-entropy": mean([F.cross_entropy(m.classifier(x), classes) for x in features])}
+
+
+def swav(m: Any, batch: Batch, kept: Kept, queue_size: int) -> Terms:
+    """Large views are assigned to prototypes together with earlier projections, which then make room for them."""
+    z, queue = projections(m, batch), kept.get("queue", torch.zeros(0, 8))
+    scores = torch.stack([m.prototypes(x) for x in z])
+    assigned = [slow_sinkhorn(m.prototypes(torch.cat([x, queue])).detach(), 0.05) for x in z[:2]]
+    kept["queue"] = torch.cat([queue, *z[:2]])[-queue_size:].detach()
+    return {"cross-entropy": slow_crossed(lambda i, image: assigned[i][image], scores / TEMPERATURE, 2)}
+
+
+def dino(m: Any, batch: Batch, kept: Kept, centre_momentum: float) -> Terms:
+    centre, taught = kept.get("centre", torch.zeros(8)), [m.teacher(view) for view in batch.views[:2]]
+    kept["centre"] = centre_momentum * centre + (1 - centre_momentum) * torch.cat(taught).mean(0)
+    scores = torch.stack([m.prototypes(x) for x in projections(m, batch)])
+
+    def target(i: int, image: int) -> Tensor:
+        return slow_softmax((taught[i][image] - centre) / SHARP)
+
+    return {"cross-entropy": slow_crossed(target, scores / TEMPERATURE, 2)}
+
+
+class Said(NamedTuple):
+    """Of iBOT's two networks: scores of each view, features of the large ones, scores of hidden patches, row by row."""
+
+    student: Tensor
+    teacher: list[Tensor]
+    features: list[Tensor]
+    n_hidden: list[int]
+    patches: Tensor
+    taught_patches: Tensor
+
+
+def said(m: Any, batch: Batch) -> Said:
+    """The student sees large views with some patches replaced, the teacher sees them whole."""
+    views, taught, features, patches, taught_patches = [], [], [], [], []
+    n_hidden: list[int] = []
+    for i, view in enumerate(batch.views):
+        mask = m.mask(view, batch.draws.child(f"mask{i}")) if i < 2 else torch.zeros(N, 4, dtype=torch.bool)
+        tokens = m.encoder.tokens(view, replace=(mask, m.mask_token))
+        views.append(m.prototypes(m.projector(m.encoder.pooled(tokens))))
+        if i < 2:
+            whole = m.teacher.encoder.tokens(view)
+            features.append(m.encoder.pooled(tokens))
+            taught.append(m.teacher(view))
+            n_hidden += mask.sum(1).tolist()
+            patches.append(m.prototypes(m.projector(tokens[:, 1:][mask])))
+            taught_patches.append(m.teacher.head(whole[:, 1:][mask]).detach())
+    return Said(torch.stack(views), taught, features, n_hidden, torch.cat(patches), torch.cat(taught_patches))
+
+
+def slow_told(s: Said, targets: list[Tensor]) -> Tensor:
+    """Over images, those without hidden patches too, the mean of the cross-entropy of an image's hidden patches."""
+    errors = [-(t * torch.log(slow_softmax(x / TEMPERATURE))).sum() for t, x in zip(targets, s.patches, strict=True)]
+    per_image, first = [], 0
+    for n in s.n_hidden:
+        per_image.append(mean(errors[first : first + n]) if n else torch.zeros(()))
+        first += n
+    assert 0 in s.n_hidden  # or the zeros would not be seen
+    return mean(per_image)
+
+
+def ibot(m: Any, batch: Batch, kept: Kept, centre_momentum: float) -> Terms:
+    """As DINO, with a second centre for the patches."""
+    s = said(m, batch)
+    centre, patch_centre = kept.get("centres", (torch.zeros(8), torch.zeros(8)))
+    kept["centres"] = tuple(
+        centre_momentum * old + (1 - centre_momentum) * new.mean(0)
+        for old, new in ((centre, torch.cat(s.teacher)), (patch_centre, s.taught_patches))
+    )
+    images = slow_crossed(
+        lambda i, image: slow_softmax((s.teacher[i][image] - centre) / SHARP), s.student / TEMPERATURE, 2
+    )
+    return {
+        "images": images,
+        "patches": slow_told(s, [slow_softmax((row - patch_centre) / SHARP) for row in s.taught_patches]),
+    }
+
+
+def dinov2(m: Any, batch: Batch, kept: Kept, koleo_weight: float) -> Terms:
+    """Both large views of all images share one Sinkhorn, all hidden patches another; KoLeo is of each view."""
+    s = said(m, batch)
+    views, patches = slow_sinkhorn(torch.cat(s.teacher), SHARP), slow_sinkhorn(s.taught_patches, SHARP)
+    return {
+        "images": slow_crossed(lambda i, image: views[i * N + image], s.student / TEMPERATURE, 2),
+        "patches": slow_told(s, list(patches)),
+        "koleo": koleo_weight * (slow_koleo(s.features[0]) + slow_koleo(s.features[1])),
+    }
+
+
+def msn(m: Any, batch: Batch, kept: Kept, mask_ratio: float, balance_weight: float) -> Terms:
+    """Equation 2 of the paper, but for log k, which makes the balance term 0 at best."""
+    z = projections(m, batch)
+    for i, view in enumerate(batch.views[:2]):
+        seen = batch.draws.image(f"mask{i}", 16).argsort(1)[:, : 16 - round(16 * mask_ratio)]
+        z[i] = m.projector(m.encoder.pooled(m.encoder.tokens(view, keep=seen)))
+    anchors = torch.stack([m.prototypes(x) for x in z]) / TEMPERATURE
+    targets = [m.prototypes(m.teacher(view)).detach() / TEMPERATURE for view in batch.views[:2]]
+    used = torch.stack([slow_softmax(row) for view in anchors for row in view]).mean(0)
+
+    def sharpened(i: int, image: int) -> Tensor:
+        p = slow_softmax(targets[i][image]) ** 4
+        return p / p.sum()
+
+    return {
+        "cross-entropy": slow_crossed(sharpened, anchors, 2),
+        "imbalance": balance_weight * (math.log(8) + (used * torch.log(used)).sum()),
+    }
+
+
+def taught_layers(m: Any, batch: Batch, n_layers: int) -> Tensor:
+    """The teacher's last layers, of the whole image: each patch's token normalised, then the mean."""
+    layers = m.teacher.encoder.hidden(batch.views[0], layers=n_layers)
+    return torch.stack([F.layer_norm(x[:, 1:], (WIDTH,)) for x in layers]).mean(0).detach()
+
+
+def data2vec(m: Any, batch: Batch, kept: Kept, n_layers: int, beta: float, hidden_share: float) -> Terms:
+    (images,) = batch.views
+    mask = m.mask(images, batch.draws)
+    assert (mask.sum(1) == round(16 * hidden_share)).all()
+    predicted = m.predictor(m.encoder.tokens(images, replace=(mask, m.mask_token))[:, 1:])
+    return {"prediction": slow_hidden_error(predicted, taught_layers(m, batch, n_layers), mask, beta)}
+
+
+def ijepa(m: Any, batch: Batch, kept: Kept, n_layers: int) -> Terms:
+    (images,) = batch.views
+    shuffled, n_seen, hidden = m.masks(batch.draws, 4, 4)
+    predicted = m.predictor(m.encoder.tokens(images, keep=shuffled[:, :n_seen]), shuffled, (4, 4))
+    return {"prediction": slow_hidden_error(predicted, taught_layers(m, batch, n_layers), hidden, 1.0)}
+
+
+def mae(m: Any, batch: Batch, kept: Kept, mask_ratio: float) -> Terms:
+    (images,) = batch.views
+    shuffled = batch.draws.image("mask", 16).argsort(1)
+    n_seen = 16 - round(16 * mask_ratio)
+    drawn = m.decoder(m.encoder.tokens(images, keep=shuffled[:, :n_seen]), shuffled, (4, 4))
+    return {"reconstruction": slow_rebuilt(drawn, m.encoder.patches(images), shuffled[:, n_seen:])}
+
+
+MERGED = torch.arange(N_IMAGES) // 2
+STEPS: list[tuple[str, Callable[..., Terms], dict[str, Any]]] = [
+    ("vicreg", vicreg, {"invariance_weight": 2.0, "variance_weight": 3.0, "covariance_weight": 5.0}),
+    ("barlow-twins", barlow_twins, {"redundancy_weight": 0.3}),
+    ("w-mse", w_mse, {"slice_size": 4, "shrinkage": 0.2}),
+    ("supcon", supcon, {"labels": LABELS}),
+    ("npid", npid, {"bank_momentum": 0.8, "n_negatives": 64}),
+    ("npid", npid, {"bank_momentum": 0.8, "n_negatives": 7}),
+    ("exemplar", exemplar, {"dropout": 0.25, "merged": MERGED, "pixel_mean": False}),
+    ("swav", swav, {"queue_size": 11}),  # two of the first view, all nine of the second
+    ("dino", dino, {"centre_momentum": 0.7}),
+    ("ibot", ibot, {"centre_momentum": 0.7}),
+    ("dinov2", dinov2, {"koleo_weight": 0.3}),
+    ("msn", msn, {"mask_ratio": 0.75, "balance_weight": 0.7}),
+    ("data2vec", data2vec, {"n_layers": 2, "beta": 0.5, "hidden_share": 0.7}),
+    ("ijepa", ijepa, {"n_layers": 2}),
+    ("mae", mae, {"mask_ratio": 0.6}),
+]
+
+
+def gradients(method: Any, terms: Terms) -> dict[str, Tensor]:
+    method.zero_grad()
+    torch.stack(list(terms.values())).sum().backward()
+    return {key: torch.zeros_like(p) if p.grad is None else p.grad.clone() for key, p in method.named_parameters()}
+
+
+@pytest.mark.parametrize(("name", "reference", "options"), STEPS, ids=[name for name, *_ in STEPS])
+def test_a_step_is_its_formula(name: str, reference: Callable[..., Terms], options: dict[str, Any]) -> None:
+    """Terms and gradients of three steps in a row, so that what the first leaves behind is seen by the others."""
+    method, kept = make(name, **options), Kept()
+    without_batch_norm(method)
+    method.begin_epoch(0, Draws(0, 0, 0, 101 + torch.arange(N_IMAGES)))
+    for number in range(3):
+        batch = batch_of(method, number)
+        expected = reference(method, batch, kept, **options)
+        step = method.step(batch)
+        torch.testing.assert_close(step.terms, expected, rtol=1e-4, atol=1e-5)
+        ours = gradients(method, step.terms)
+        torch.testing.assert_close(ours, gradients(method, expected), rtol=1e-3, atol=1e-4)
+        if "score" in kept:
+            torch.testing.assert_close(step.score, kept["score"].detach(), rtol=1e-4, atol=1e-5)
+
+
+def test_vicreg_of_two_views_is_that_of_pytorch_metric_learning() -> None:
+    """By default, all terms together."""
+    method = make("vicreg")
+    without_batch_norm(method)
+    batch = batch_of(method)
+    batch = Batch(batch.views[:2], batch.ids, batch.progress, batch.draws)
+    a, b = projections(method, batch)
+    whole = theirs.VICRegLoss(25, 25, 1, eps=1e-4)(a, ref_emb=b)
+    torch.testing.assert_close(torch.stack(list(method.step(batch).terms.values())).sum(), whole, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["swav", "dino", "ibot", "dinov2"])
+def test_prototypes_hold_still_until_their_thaw(name: str) -> None:
+    method = make(name, thaw=0.4)
+    (learned,) = (key for key, part in method.named_modules() if isinstance(part, Prototypes) and "teacher" not in key)
+    for progress, moves in ((0.39, False), (0.4, True)):
+        found = gradients(method, method.step(batch_of(method, progress=progress)).terms)
+        assert bool(found[f"{learned}.directions"].any()) == moves
+        assert found["encoder.embed.weight"].any()
+
+
+def test_deepcluster_clusters_what_it_remembers_of_first_views() -> None:
+    """First what it has looked at, then also what each step brings; a step's clusters are those of its images."""
+    method = make("deepcluster", n_clusters=3, n_heads=2)
+    without_batch_norm(method)
+    looked = batch_of(method, n=N_IMAGES)
+    with torch.no_grad():
+        method.look(looked)
+        bank = torch.zeros(N_IMAGES, 8)
+        bank[looked.ids.flatten()] = unit(method.projector(method.encoder(looked.views[0])))
+    for epoch in range(2):
+        method.begin_epoch(epoch, Draws(0, epoch, 0, 101 + torch.arange(N_IMAGES)))
+        centroids, clusters = method.centroids.clone(), method.clusters.clone()
+        for head in range(2):
+            assert torch.equal(clusters[head], (bank @ centroids[head].T).argmax(1))
+            for cluster in clusters[head].unique():
+                rows = bank[clusters[head] == cluster]
+                torch.testing.assert_close(centroids[head, cluster], rows.sum(0) / rows.sum(0).norm())
+        batch = batch_of(method, 1 + epoch)
+        z, ids = [unit(x) for x in projections(method, batch)], batch.ids.flatten()
+        heads = zip(centroids, clusters[:, ids], strict=True)
+        losses = [F.cross_entropy(x @ c.T / TEMPERATURE, own) for c, own in heads for x in z]
+        torch.testing.assert_close(method.step(batch).terms["cross-entropy"], mean(losses), rtol=1e-5, atol=1e-5)
+        bank[ids] = z[0].detach()
