@@ -1,5 +1,6 @@
 """The command line as people use it: answers, one-line errors, exit codes."""
 
+import errno
 import json
 import os
 import shutil
@@ -220,6 +221,44 @@ def test_no_number_without_a_meaning_is_taken(photos: Path, tmp_path: Path, sett
     assert setting.split("=")[0] in line
     assert "expected" in line
     assert not (tmp_path / "run").exists()
+
+
+def test_a_full_disk_is_one_line(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*arguments: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "weights")
+
+    monkeypatch.setattr("likewise.training.fit.save_state", full)
+    assert (
+        refusal(1, "pretrain", photos, "--out", tmp_path / "run", *FAST) == "likewise: weights: No space left on device"
+    )
+
+
+def test_the_users_own_folder_is_no_place_for_results(photos: Path, tmp_path: Path) -> None:
+    """Pictures of ours would be images of theirs from then on."""
+    before = sorted(photos.rglob("*"))
+    line = refusal(2, "pretrain", photos, "--out", photos, "--overwrite", *FAST)
+    assert "is no run that likewise made; nothing was changed" in line
+    assert sorted(photos.rglob("*")) == before
+
+
+def test_labels_that_cover_a_part_are_counted(photos: Path, tmp_path: Path) -> None:
+    files = sorted(file.relative_to(photos).as_posix() for file in photos.rglob("*.png"))
+    rows = [f"{name},{i % 2}" for i, name in enumerate(files[:-5])]
+    (tmp_path / "labels.csv").write_text("\n".join(["path,label", *rows, "nowhere.png,1"]) + "\n")
+    options = ("--labels", tmp_path / "labels.csv", "--protocol", "knn", "--size", "8")
+    found = answer("evaluate", "pixels", photos, *options)
+    assert sum(found["labelled"].values()) == found["train"] + found["test"] - 5
+    run = CliRunner().invoke(app, ["evaluate", "pixels", str(photos), *map(str, options)])
+    assert "1 of its rows name none" in run.stderr
+    assert f"labelled: {found['labelled']['train']} of {found['train']} training images" in run.stdout
+
+
+def test_a_run_that_read_labels_asks_for_other_images(photos: Path, tmp_path: Path) -> None:
+    labels = ("--labels", "folders")
+    answer("pretrain", photos, "--out", tmp_path / "run", "--method", "supervised", *labels, *FAST, "--quiet")
+    command = ["evaluate", str(tmp_path / "run"), str(photos), *labels, "--protocol", "knn"]
+    assert "learned from labels" in CliRunner().invoke(app, command).stderr
+    assert "learned from labels" not in CliRunner().invoke(app, [*command, "--test", str(photos)]).stderr
 
 
 @pytest.mark.parametrize("option", ["max-bad", "recipe", "dry_run"])

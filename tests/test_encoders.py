@@ -1,5 +1,6 @@
 """Encoders: tensor names and sizes of the published networks, what tokens mean, and the errors of wrong arguments."""
 
+import inspect
 import math
 
 import numpy as np
@@ -362,6 +363,12 @@ def test_errors_are_one_clear_line(name, arguments, message):
 def test_a_vit_refuses_images_that_its_patches_do_not_tile():
     with pytest.raises(UsageError, match="30 x 32"):
         small()(torch.rand(1, 3, 30, 32))
+
+
+def test_bytes_are_not_taken_for_pixels():
+    forward = inspect.unwrap(Normalise.forward)  # as it is without the suite's checks of types
+    with pytest.raises(UsageError, match="expected floats"):
+        forward(build("convnet", RGB).normalise, torch.zeros(1, 3, 32, 32, dtype=torch.uint8))
 
 
 def test_every_name_builds_what_its_table_says():

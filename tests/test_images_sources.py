@@ -17,6 +17,7 @@ from PIL import Image
 from likewise.errors import DataError, UsageError
 from likewise.images import ImageSet, open_images, scan
 from likewise.images.scan import locate, read_all
+from likewise.types import Selection
 
 RNG = np.random.default_rng(0)
 NAMES = ("b/one.png", "a/deep/er/two.jpg", "a/three.PNG", "c/odd näme, ''.jpeg", "c/five.webp")
@@ -246,6 +247,18 @@ def test_subsets_share_pixels_and_keep_keys(tmp_path: Path) -> None:
     assert part.labels.tolist() == images.labels[[1, 3]].tolist()
 
 
+def test_subsets_by_mask_and_by_selection() -> None:
+    images = open_images(np.random.default_rng(0).integers(0, 256, (6, 8, 8, 3), dtype=np.uint8))
+    expected = images.subset([1, 4]).paths
+    assert images.subset(np.array([False, True, False, False, True, False])).paths == expected
+    assert images.subset(torch.tensor([False, True, False, False, True, False])).paths == expected
+    assert images.subset(Selection(np.array([1, 4]), np.zeros(2))).paths == expected
+    assert len(images.subset([])) == 0
+    for wrong, says in ((np.array([1.9]), "whole numbers"), ([6], "there are 6"), (np.array([True]), "a mask of 6")):
+        with pytest.raises(UsageError, match=says):
+            images.subset(wrong)
+
+
 def test_labels_come_when_asked_for(tmp_path: Path) -> None:
     root = folder(tmp_path)
     plain = open_images(root)
@@ -320,6 +333,8 @@ def test_what_is_no_image_gets_one_clear_line(tmp_path: Path) -> None:
     assert "uint8" in message(DataError, lambda: open_images(np.zeros((2, 8, 8), np.int32)))
     assert "channels" in message(DataError, lambda: open_images(np.zeros((2, 8, 8, 5), np.uint8)))
     assert "shape (8, 8)" in message(DataError, lambda: open_images(np.zeros((8, 8), np.uint8)))
+    assert "one colour image it seems" in message(DataError, lambda: open_images(np.zeros((9, 9, 3), np.uint8)))
+    assert "got dict" in message(UsageError, lambda: open_images({"x": np.zeros((2, 8, 8), np.uint8)}))
     assert "too small (3 x 9)" in message(DataError, lambda: open_images(np.zeros((2, 9, 3), np.uint8)))
     assert "data[1]: got str" in message(UsageError, lambda: open_images([np.zeros((8, 8), np.uint8), "x"]))
     assert "empty sequence" in message(DataError, lambda: open_images([]))

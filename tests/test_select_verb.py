@@ -223,11 +223,12 @@ def test_from_a_run_on_a_real_folder_to_a_run_on_what_matters(photos, tmp_path):
     (tmp_path / "ids.txt").write_text("\n".join(row["id"] for row in picked(tmp_path / "sel")))
     settings = {"steps": 2, "batch_size": 4, "size": 16, "max_bad": "10%", "encoder": "convnet", "seed": 0}
     weights = {}
-    for source in ("sel", "ids.txt"):
-        result = likewise.pretrain(photos, out=tmp_path / f"on-{source}", subset=tmp_path / source, **settings)
+    for source in ("sel", "ids.txt", "ids"):
+        subset = [int(row["id"]) for row in picked(tmp_path / "sel")] if source == "ids" else tmp_path / source
+        result = likewise.pretrain(photos, out=tmp_path / f"on-{source}", subset=subset, **settings)
         assert result["images"] == 8
         weights[source] = result["weights"]
-    assert weights["sel"] == weights["ids.txt"]
+    assert weights["sel"] == weights["ids.txt"] == weights["ids"]
     _, _, selections = read_folders([tmp_path / "sel"])
     shown = coreset(selections[0], None, Thumbs())
     assert [one["path"] for one in shown["shown"]] == [row["path"] for row in picked(tmp_path / "sel")]

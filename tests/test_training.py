@@ -327,6 +327,33 @@ def test_precision_is_settled_by_measuring(tmp_path: Path, monkeypatch: pytest.M
         assert f'precision = "{chosen}"' in (tmp_path / chosen / "resolved.toml").read_text()
 
 
+def test_what_a_step_must_return_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = METHODS["simclr"]
+    step = made.step
+    monkeypatch.setattr(made, "step", lambda self, batch: step(self, batch).terms["contrast"])
+    with pytest.raises(UsageError, match="expected a Step whose terms are scalars"):
+        pretrain(images(), out=tmp_path / "run", **settings("simclr"))
+
+
+def test_scores_may_hang_on_the_graph(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = METHODS["simclr"]
+    step = made.step
+
+    def graphic(self: Any, batch: Any) -> Step:
+        found = step(self, batch)
+        return Step(found.terms, found.shown, next(self.parameters()).sum() + found.score)
+
+    monkeypatch.setattr(made, "step", graphic)
+    pretrain(images(), out=tmp_path / "run", **settings("simclr"))
+    assert np.load(tmp_path / "run" / "scores.npy").shape == (N,)
+
+
+def test_a_file_without_a_recipe_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr("likewise.methods.simclr.RECIPE")
+    with pytest.raises(UsageError, match="simclr has no RECIPE"):
+        pretrain(images(), out=tmp_path / "run", **settings("simclr"))
+
+
 def test_scores_are_kept_for_every_image(whole: dict[str, Path]) -> None:
     scores = np.load(whole["simclr"] / "scores.npy")
     assert scores.shape == (N,)
@@ -502,6 +529,8 @@ def test_knn_is_measured_after_the_listed_epochs(tmp_path: Path) -> None:
         ({"views": "stong"}, "did you mean 'strong'"),
         ({"mask_ratio": 0.5}, "'mask_ratio' is unknown"),
         ({"size": 2}, "size=2"),
+        ({"method": 3}, "method=3: expected a word"),
+        ({"views": ["strong"]}, "views=.*: expected a word"),
     ],
 )
 def test_wrong_settings_are_one_clear_line(asked: dict[str, Any], says: str) -> None:

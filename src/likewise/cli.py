@@ -431,6 +431,12 @@ def answer(as_json: bool, quiet: bool) -> Iterator[Callable[[dict[str, Any], Cal
         raise typer.Exit(130) from None
     except BrokenPipeError:
         raise typer.Exit(0) from None
+    except OSError as error:  # a full disk, a file that went away: what was written before is whole
+        if error.errno is None:
+            raise
+        where = "" if error.filename is None else f"{error.filename}: "
+        print(f"likewise: {where}{error.strerror}", file=sys.stderr)
+        raise typer.Exit(1) from None
 
 
 def main() -> None:
@@ -464,6 +470,10 @@ def _dry(result: dict[str, Any]) -> str:
 
 def _evaluation(result: dict[str, Any]) -> str:
     lines = [result["verdict"]]
+    known = result["labelled"]
+    if 0 < known["train"] + known["test"] < result["train"] + result["test"]:
+        told = (f"{known[side]:,} of {result[side]:,}" for side in ("train", "test"))
+        lines.append("labelled: {} training images, {} held out".format(*told))
     named = {"": result["protocols"], **result.get("baselines", {})}
     for name, protocols in named.items():
         for protocol, figures in protocols.items():

@@ -16,7 +16,7 @@ from likewise.draws import Draws
 from likewise.encoders import build
 from likewise.errors import DataError, UsageError
 from likewise.files import new_folder, read_json, write_bytes, write_json, write_text
-from likewise.images import ImageSet
+from likewise.images import ImageSet, open_images
 from likewise.memory import keep_freed_memory
 from likewise.progress import bar
 from likewise.types import DataInfo, Embeddings, Encoder
@@ -56,8 +56,8 @@ def features(
 
 
 def embed(
-    encoder: Encoder,
-    images: ImageSet,
+    encoder: Encoder | Path | str,
+    images: Any,
     *,
     size: int,
     out: Path | str | None = None,
@@ -68,9 +68,12 @@ def embed(
 ) -> Embeddings:
     """Embeddings of `images`, row i for image i; written to the folder `out` when one is given.
 
-    The command line opens images with `side=opening_side(size)`; opened so, they get the same embeddings here.
+    `encoder` may be the folder that one was saved in, and `images` anything that `open_images` takes: it is opened with
+    `side=opening_side(size)`, as the command line does it.
     `about` goes into the folder's meta.json. Non-finite features are refused with a DataError.
     """
+    encoder = encoder if isinstance(encoder, Encoder) else load(encoder)
+    images = images if isinstance(images, ImageSet) else open_images(images, side=opening_side(size))
     folder = new_folder(out, "embeddings", EMBEDDINGS_FILES, overwrite=overwrite) if out is not None else None
     started = time.perf_counter()
     x = features(encoder, images, size, device=device, batch_size=batch_size)

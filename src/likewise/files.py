@@ -54,32 +54,30 @@ def new_folder(
 ) -> Path:
     """An empty place for results of a `kind`, such as "run". A folder with content is refused, unless `overwrite`: then
     the files and folders named in `ours` (what likewise writes there) are deleted, and nothing else is."""
-    path = claim(path, kind, ours, overwrite=overwrite, argument=argument)
+    path = claim(path, kind, overwrite=overwrite, argument=argument)
     for name in ours:
         _delete(path / name)
     return path
 
 
-def claim(
-    path: Path | str, kind: str, ours: Iterable[str], *, overwrite: bool = False, argument: str = "--out"
-) -> Path:
-    """A folder marked as likewise's of a `kind`: a new one, or with `overwrite` one marked so or without any of `ours`.
+def claim(path: Path | str, kind: str, *, overwrite: bool = False, argument: str = "--out") -> Path:
+    """A folder marked as likewise's of a `kind`: a new one, or with `overwrite` one marked so.
 
-    Nothing is deleted; what is there under these names without the mark is somebody else's, and refused.
+    Nothing is deleted. What is there without the mark is somebody else's (images, it may be), and refused.
     """
     path = Path(path)
     if path.exists() and not path.is_dir():
         raise UsageError(f"{argument} {path}: is a file; expected a new folder")
-    if path.is_dir() and any(file.name != MARK for file in path.iterdir()):
+    content = sorted(file.name for file in path.iterdir() if file.name != MARK) if path.is_dir() else []
+    if content:
         if not overwrite:
             raise UsageError(f"{argument} {path}: the folder is not empty; pass --overwrite, or choose another")
         made = (path / MARK).read_text().strip() if (path / MARK).is_file() else ""
-        theirs = [name for name in ours if os.path.lexists(path / name)]
         if made not in ("", kind):
             raise UsageError(f"{argument} {path}: is a {made} that likewise made, no {kind}; choose another folder")
-        if theirs and not made:
+        if not made:
             raise UsageError(
-                f"{argument} {path}: holds {theirs[0]}, but is no {kind} that likewise made; nothing was changed, "
+                f"{argument} {path}: holds {content[0]}, but is no {kind} that likewise made; nothing was changed, "
                 "choose another folder"
             )
     _make(path, argument, kind)

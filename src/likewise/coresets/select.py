@@ -97,6 +97,8 @@ def select(
     from likewise.coresets import SELECTORS
 
     selector = pick(SELECTORS, method, "selector") if isinstance(method, str) else method
+    if not callable(selector):
+        raise UsageError(f"method={method!r}: expected the name of a selector, or a function like one")
     name = method if isinstance(method, str) else getattr(method, "__name__", type(method).__name__)
     parameters = inspect.signature(selector).parameters
     options = read_options(name, selector, options)

@@ -30,6 +30,8 @@ class Normalise(nn.Module):
         return len(self.mean)
 
     def forward(self, images: Images) -> Images:
+        if not images.is_floating_point():
+            raise UsageError(f"images: {images.dtype}; expected floats in [0, 1]")
         return (images - self.mean.reshape(-1, 1, 1)) / self.std.reshape(-1, 1, 1)
 
 

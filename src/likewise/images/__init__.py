@@ -7,9 +7,9 @@ scan.py (one pass over everything), cache.py, imageset.py, patches.py (parts of 
 """
 
 from likewise.images.datasets import DATASETS, SPLITS, stl10_folds
-from likewise.images.imageset import ImageSet, open_images
+from likewise.images.imageset import Ids, ImageSet, open_images
 from likewise.images.loader import prefetch
 from likewise.images.patches import patches
 from likewise.images.scan import scan
 
-__all__ = ["DATASETS", "SPLITS", "ImageSet", "open_images", "patches", "prefetch", "scan", "stl10_folds"]
+__all__ = ["DATASETS", "SPLITS", "Ids", "ImageSet", "open_images", "patches", "prefetch", "scan", "stl10_folds"]

@@ -19,9 +19,9 @@ from likewise.images.decode import MAX_ASPECT, MAX_PIXELS, MIN_SIDE, to_image
 from likewise.images.labels import Labels, from_names, read_labels
 from likewise.images.scan import CANNOT_BE_READ, Reading, check_bad, copies, locate, read_all, share
 from likewise.images.sources import Files, Items, content_of_pixels
-from likewise.types import DataInfo, Source
+from likewise.types import DataInfo, Selection, Source
 
-Ids = Sequence[int] | np.ndarray | Tensor
+Ids = Sequence[int] | np.ndarray | Tensor | Selection
 N_MEASURED = 10_000  # images that give the mean and deviation
 
 
@@ -63,7 +63,7 @@ class ImageSet:
 
     def source(self, ids: Ids) -> Source:
         """The pixels of some images, padded with zeros at the bottom and right to the largest of them."""
-        rows = self.rows[_array(ids)]
+        rows = self.rows[_array(ids, len(self))]
         if self.store.block is not None:
             pixels = as_channels(self.store.block[rows], self.channels)
             sizes = np.tile(np.array(pixels.shape[2:]), (len(rows), 1))
@@ -80,8 +80,8 @@ class ImageSet:
         return to_image(as_channels(self.store[int(self.rows[i])], self.channels))
 
     def subset(self, ids: Ids) -> "ImageSet":
-        """Some of the images, in the order given; they keep their keys. The pixels are shared."""
-        ids = _array(ids)
+        """Some of the images, in the order given, or a mask; they keep their keys. The pixels are shared."""
+        ids = _array(ids, len(self))
         return replace(
             self,
             keys=self.keys[ids],
@@ -274,10 +274,18 @@ def _labels(labels: Any, listing: Files | Items, data: Any) -> Labels | None:
     return None if listing.labels is None else from_names(listing.labels)
 
 
-def _array(ids: Ids) -> Int[np.ndarray, " m"]:
-    if isinstance(ids, Tensor):
-        return ids.reshape(-1).cpu().numpy()
-    return np.asarray(ids, dtype=np.int64).reshape(-1)
+def _array(ids: Ids, n: int) -> Int[np.ndarray, " m"]:
+    if isinstance(ids, Selection):
+        ids = ids.indices
+    values = ids.cpu().numpy() if isinstance(ids, Tensor) else np.asarray(ids)
+    if values.dtype == bool and values.shape == (n,):
+        return np.flatnonzero(values)
+    if values.size and not np.issubdtype(values.dtype, np.integer):
+        raise UsageError(f"ids: {values.dtype} of shape {values.shape}; expected whole numbers, or a mask of {n}")
+    values = values.reshape(-1).astype(np.int64)
+    if values.size and not -n <= values.min() <= values.max() < n:
+        raise UsageError(f"ids: from {values.min()} to {values.max()}; there are {n} images")
+    return values
 
 
 def _checked_channels(channels: int) -> int:

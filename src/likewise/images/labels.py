@@ -10,6 +10,7 @@ from jaxtyping import Int
 
 from likewise.errors import DataError, UsageError
 from likewise.images.sources import read_csv
+from likewise.progress import say
 
 Labels = tuple[Int[np.ndarray, " n"], list[str]]
 
@@ -54,4 +55,8 @@ def _from_csv(file: Path, paths: Sequence[str]) -> Labels:
     if not any(names):
         first = next(iter(given), "nothing")
         raise DataError(f"{file}: labels none of the images; it names {first}, the images are named like {paths[0]}")
+    n, missing = len(names), names.count("")
+    unused = len(given.keys() - set(paths))
+    if missing or unused:
+        say(f"{file}: labels {n - missing:,} of the {n:,} images; {unused:,} of its rows name none of them")
     return from_names(names)

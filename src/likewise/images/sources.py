@@ -22,7 +22,7 @@ from PIL import Image
 
 from likewise.errors import DataError, UsageError
 from likewise.files import MARK
-from likewise.images.decode import Picture, Unusable, decode, shrink, suffixes, whole
+from likewise.images.decode import MIN_SIDE, Picture, Unusable, decode, shrink, suffixes, whole
 from likewise.types import did_you_mean
 
 ARCHIVES = (".zip", ".tar")
@@ -92,7 +92,9 @@ def find(data: Any, name: str | None = None) -> Files | Items:
         return _at(Path(data), name or str(data))
     if isinstance(data, np.ndarray) or _is_tensor(data):
         return from_array(data, name or "arrays")
-    if isinstance(data, Sequence) or (hasattr(data, "__len__") and hasattr(data, "__getitem__")):
+    if isinstance(data, Sequence) or (
+        hasattr(data, "__len__") and hasattr(data, "__getitem__") and not hasattr(data, "keys")
+    ):
         return _sequence(data, name or "images")
     raise UsageError(f"data: got {type(data).__name__}; expected {ACCEPTED}, an array, or a sequence of images")
 
@@ -116,6 +118,10 @@ def as_pixels(images: Any, what: str) -> UInt8[np.ndarray, "n c h w"]:
     """
     tensor = _is_tensor(images)
     x = images.detach().cpu().numpy() if tensor else np.asarray(images)
+    if x.ndim == 3 and x.shape[2] == 3 and min(x.shape[:2]) >= MIN_SIDE:
+        raise DataError(
+            f"{what}: shape {x.shape}, one colour image it seems; expected (n, h, w, c), or images in a list"
+        )
     if x.ndim == 3:
         x = x[:, None]
     elif x.ndim == 4:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from likewise.draws import Draws
 from likewise.encoders.vit import Block
+from likewise.errors import UsageError
 from likewise.types import Batch, Encoder, Images, Step, TrainConfig
 from likewise.views import View
 
@@ -84,7 +85,12 @@ def reads_labels(method: type[Method]) -> bool:
 
 def recipe(method: type[Method]) -> TrainConfig:
     """The training defaults at the end of the method's file."""
-    return sys.modules[method.__module__].RECIPE
+    module = sys.modules[method.__module__]
+    if not isinstance(getattr(module, "RECIPE", None), TrainConfig):
+        raise UsageError(
+            f"method {method.__name__}: {module.__name__} has no RECIPE; expected RECIPE = TrainConfig(...)"
+        )
+    return module.RECIPE
 
 
 def title(method: type[Method]) -> str:

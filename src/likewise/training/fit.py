@@ -28,7 +28,7 @@ from likewise.training.distributed import agreed, average_gradients, is_main, wa
 from likewise.training.monitor import check_finite, feature_rank, knn_accuracy, save_pictures
 from likewise.training.optim import check, learning_rate, make_optimizer, set_rates
 from likewise.training.state import load_state, save_state
-from likewise.types import Batch, Encoder, Source, TrainConfig, gather, rank, usable_device, world
+from likewise.types import Batch, Encoder, Source, Step, TrainConfig, gather, rank, usable_device, world
 
 RATE_SECONDS = 8.0  # for which throw-away steps are timed
 WORTH_IT = 1.2  # times the speed of float32, to train in bfloat16
@@ -252,6 +252,8 @@ def train_step(
     method.train()
     with autocast(config):
         result = method.step(batch)
+    if not isinstance(result, Step) or any(value.shape != () for value in result.terms.values()):
+        raise UsageError(f"{type(method).__name__}.step: expected a Step whose terms are scalars, by name")
     check_finite(result, [images.paths[i] for i in batch.ids.flatten().tolist()])
     torch.stack(list(result.terms.values())).sum().backward()
     average_gradients(method)
@@ -259,7 +261,11 @@ def train_step(
         torch.nn.utils.clip_grad_norm_(method.parameters(), config.clip)
     optimizer.step()
     terms = {name: float(value.detach()) for name, value in result.terms.items()}
-    return terms, {name: float(value) for name, value in result.shown.items()}, result.score
+    return (
+        terms,
+        {name: float(value) for name, value in result.shown.items()},
+        None if result.score is None else result.score.detach(),
+    )
 
 
 def autocast(config: TrainConfig) -> AbstractContextManager[Any]:

@@ -1,6 +1,7 @@
 """The verb `evaluate`: a model or embeddings, with data, through one or more protocols, into one JSON line."""
 
 import os
+import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from likewise.errors import DataError, UsageError
 from likewise.evaluation import EVALUATIONS, PROBES, WHOLE, alignment, describe
 from likewise.files import append_line
 from likewise.images import DATASETS, SPLITS, ImageSet, open_images
+from likewise.progress import say
 from likewise.types import Embeddings, Encoder, pick
 from likewise.verbs.settings import checked_size
 from likewise.views import weak
@@ -39,7 +41,8 @@ def evaluate(
     device: str = "cpu",
     max_bad: float | str = 0.01,
 ) -> dict[str, Any]:
-    """How good a representation is. Returns {"model", "kind", "data", "protocols": {name: figures}, "verdict"}.
+    """How good a representation is. Returns {"model", "kind", "data", "protocols": {name: figures}, "verdict"}, and how
+    many images are in "train" and "test", and labelled in "labelled".
 
     `model` is a run, a saved encoder, "pixels", an Encoder (with `size`), an embeddings folder or Embeddings. "kind" is
     "pixels", "untrained" or "learned", by which the report tells them apart. `data` is what reference and training
@@ -82,6 +85,8 @@ def evaluate(
         train = embed(encoder, train_images, size=size, device=device)
         if test_images is None:
             train_x, test_x = hold_out(train)
+            if _learned_from_labels(model):
+                say(f"{_name(model)} learned from labels, perhaps from those held out here: give --test")
         else:
             _check_classes(train_images, test_images)
             train_x, test_x = train, embed(encoder, fitting(encoder, test_images), size=size, device=device)
@@ -115,6 +120,7 @@ def evaluate(
         "data": data.name if isinstance(data, ImageSet) else train_x.meta.get("data") if data is None else str(data),
         "train": len(train_x),
         "test": len(test_x),
+        "labelled": {"train": _n_labelled(train_x), "test": _n_labelled(test_x)},
         "size": size,
         "protocols": results,
         "verdict": describe(results),
@@ -131,6 +137,10 @@ def _split(keys: Int[np.ndarray, " n"]) -> tuple[Int[np.ndarray, " m"], Int[np.n
     order = Draws(0, 0, 0, torch.from_numpy(np.array(keys))).bits("hold out").argsort().numpy()
     n_test = max(1, len(order) // 5)
     return np.sort(order[n_test:]), np.sort(order[:n_test])
+
+
+def _n_labelled(table: Embeddings) -> int:
+    return 0 if table.labels is None else int((np.asarray(table.labels) >= 0).sum())
 
 
 def append(folder: Path, result: dict[str, Any]) -> None:
@@ -176,6 +186,12 @@ def is_embeddings(model: Any) -> bool:
     if isinstance(model, str | os.PathLike):
         return model != PIXELS and all((Path(model) / name).is_file() for name in EMBEDDINGS_FILES[:3])
     return isinstance(model, Embeddings)
+
+
+def _learned_from_labels(model: Any) -> bool:
+    """Whether it is a run of a method that was given labels."""
+    file = Path(model) / "resolved.toml" if isinstance(model, str | os.PathLike) else Path()
+    return file.is_file() and bool(tomllib.loads(file.read_text(encoding="utf-8")).get("labels_hash"))
 
 
 def _table(model: Any) -> Embeddings:

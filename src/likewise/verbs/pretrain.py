@@ -24,7 +24,7 @@ from likewise.errors import DataError, TrainingError, UsageError
 from likewise.evaluation.health import health
 from likewise.evaluation.verdict import describe
 from likewise.files import new_folder, read_json, write_json, write_text
-from likewise.images import ImageSet, open_images
+from likewise.images import Ids, ImageSet, open_images
 from likewise.images import patches as draw_patches
 from likewise.methods import Method, find, reads_labels
 from likewise.progress import say
@@ -64,7 +64,7 @@ def pretrain(
     *,
     out: Path | str,
     labels: Any = None,
-    subset: Path | str | None = None,
+    subset: Path | str | Ids | None = None,
     patches: int | None = None,
     recipe_file: Path | str | None = None,
     init_from: Path | str | None = None,
@@ -76,9 +76,10 @@ def pretrain(
 ) -> dict[str, Any]:
     """Learn an encoder from images without labels, into the folder `out`. Returns what `--json` prints.
 
-    `data` is an ImageSet or anything `open_images` takes. Settings override those of `recipe_file`; together they are
-    the keywords of TrainConfig, of the method, of the encoder and of the recipe of views, and `method`, `encoder`
-    (a name, "package.module:Class" or a module), `views` (a name) and `size` (pixels).
+    `data` is an ImageSet or anything `open_images` takes, `subset` a Selection, its folder, ids or a file of them.
+    Settings override those of `recipe_file`; together they are the keywords of TrainConfig, of the method, of the
+    encoder and of the recipe of views, and `method`, `encoder` (a name, "package.module:Class" or a module), `views` (a
+    name) and `size` (pixels).
 
     With `patches`, training is on so many patches of `size` (32) pixels drawn from the images by the run's seed (see
     `likewise.images.patches`), and not on the images, which are then opened at three times that side; 0: on the images.
@@ -89,6 +90,8 @@ def pretrain(
     given = {key: value for key, value in settings.items() if value is not None}
     settings = {**(read_recipe(recipe_file) if recipe_file else {}), **given}
     settings |= {name: typed(name, settings[name], int) for name in ("threads", "seed") if name in settings}
+    if isinstance(settings.get("save_every"), int):
+        settings["save_every"] = str(settings["save_every"])
     settings |= {"size": checked_size(settings["size"])} if "size" in settings else {}
     out, device = Path(out), usable_device(typed("device", settings.get("device", TrainConfig.device), str))
     what: dict[str, Any] = {"labels": labels, "subset": subset, "patches": patches, "max_bad": max_bad}
@@ -105,7 +108,7 @@ def _begin(
     settings: dict[str, Any],
     *,
     labels: Any,
-    subset: Path | str | None,
+    subset: Path | str | Ids | None,
     patches: int | None,
     max_bad: float | str,
     init_from: Path | str | None,
@@ -141,7 +144,7 @@ def _resume(
     settings: dict[str, Any],
     *,
     labels: Any,
-    subset: Path | str | None,
+    subset: Path | str | Ids | None,
     patches: int | None,
     max_bad: float | str,
     init_from: Path | str | None,
@@ -359,7 +362,7 @@ def scan_summary(images: ImageSet) -> dict[str, Any]:
 def _open(
     data: Any,
     labels: Any,
-    subset: Path | str | None,
+    subset: Path | str | Ids | None,
     max_bad: float | str,
     settings: dict[str, Any],
     n_patches: int,
@@ -375,10 +378,12 @@ def _open(
         threads = settings.get("threads") or TrainConfig.threads
         images = open_images(data, labels=labels, side=side and opening_side(side), max_bad=max_bad, threads=threads)
     if subset is not None:
-        ids = read_ids(Path(subset), "--subset", len(images), images.paths)
-        if not len(ids):
-            raise DataError(f"--subset {subset}: names no image; expected at least one")
-        images = images.subset(ids)
+        where = f"--subset {subset}" if isinstance(subset, str | Path) else "subset"
+        if isinstance(subset, str | Path):
+            subset = read_ids(Path(subset), "--subset", len(images), images.paths)
+        images = images.subset(subset)
+        if not len(images):
+            raise DataError(f"{where}: names no image; expected at least one")
     if n_patches:
         images = draw_patches(images, n_patches, settings.get("seed") or 0, size=settings["size"])
     return images
@@ -387,7 +392,7 @@ def _open(
 def _n_patches(patches: int | None, settings: dict[str, Any]) -> int:
     if patches is not None and patches < 0:
         raise UsageError(f"patches={patches}: expected 0 (the images themselves) or more")
-    return find(settings.get("method", DEFAULT)).patches if patches is None else patches
+    return find(typed("method", settings.get("method", DEFAULT), str)).patches if patches is None else patches
 
 
 def _default_size(images: ImageSet) -> int:

@@ -98,7 +98,7 @@ def choose(
         "labels": None if labels is None else _labels(labels, x, paths),
     }
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    claim(out, "selection", (*SELECTION_FILES, STATE), overwrite=overwrite or resume)  # before the work, not after it
+    claim(out, "selection", overwrite=overwrite or resume)  # before the work, not after it
     if not resume:
         (out / STATE).unlink(missing_ok=True)
     with _checkpoint(method, out / STATE) as checkpoint:

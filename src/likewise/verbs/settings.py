@@ -39,7 +39,7 @@ class Plan:
     config: TrainConfig
 
     def flat(self) -> dict[str, Any]:
-        """All of it, defaults included, as a recipe: what resolved.toml holds."""
+        """All of it, defaults included: resolved.toml holds this, and what it was done to."""
         names = {"method": self.method, "encoder": self.encoder_name, "views": self.views, "size": self.size}
         options = {**self.method_options, **self.encoder_options, **self.view_options, **asdict(self.config)}
         return plain({**names, **options})
@@ -58,7 +58,7 @@ def make_plan(settings: Mapping[str, Any], default_size: int) -> Plan:
     if encoder is not None and not isinstance(encoder, nn.Module):
         encoder = typed("encoder", encoder, str)
     encoder = encoder or ("vit-nano" if "a ViT encoder" in made.needs else "convnet")
-    views = asked.pop("views", made.default_views)
+    views = typed("views", asked.pop("views", made.default_views), str)
     size = checked_size(asked.pop("size", default_size))
     config = recipe(made)
     if any(key in asked for key in BUDGET):
