@@ -8,17 +8,21 @@ import sys
 from collections.abc import Sequence
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from sklearn.decomposition import PCA
 from sklearn.neighbors import NearestNeighbors
 
 import likewise.report
+from likewise import progress
+from likewise.coresets import quality
 from likewise.errors import DataError, UsageError
-from likewise.report import verdict, write_report
+from likewise.report import sections, verdict, write_report
 from likewise.report.folders import THUMB_BYTES, read_folders
 from likewise.report.layout import flat_map, kept, neighbours
 from likewise.report.verdict import headline, scores
@@ -175,10 +179,9 @@ def test_the_data_of_the_page_say_what_the_folders_say(tmp_path: Path) -> None:
     assert shown["paths"][7] == "image 7.png"
     assert [shown["classes"][i] for i in shown["labels"][:4]] == [f"class {i}" for i in range(4)]
     assert shown["selections"] == [{"name": "sel", "rows": [3, 0, 10], "total": 3}]
-    loss, knn, *_ = data["charts"]
+    loss, *_ = data["charts"]
     assert [series["name"] for series in loss["series"]] == ["sum", "a", "b"]
     assert loss["series"][0]["points"] == [[i, pytest.approx(5 - i / 10)] for i in range(30)]
-    assert {line["name"]: line["y"] for line in knn["lines"]} == {"raw pixels": 0.38, "untrained encoder": 0.47}
 
 
 def test_the_page_refers_to_nothing_outside_itself(hostile_page: str) -> None:
@@ -216,6 +219,21 @@ def test_answer_and_bytes(tmp_path: Path) -> None:
     (picks / "thumbs").mkdir()
     Image.new("RGB", (6, 5), "red").save(picks / "thumbs" / "000003.webp")  # coded otherwise than in the embeddings
     assert write_report([tmp_path / "emb", picks], out)["images"] == 12
+
+
+def test_images_are_counted_and_not_their_thumbnails(tmp_path: Path) -> None:
+    out = tmp_path / "report.html"
+    embeddings = make_embeddings(tmp_path / "emb", *clusters(12))
+    (embeddings / "thumbs" / "000007.png").write_bytes((embeddings / "thumbs" / "000003.png").read_bytes())
+    assert write_report([embeddings], out)["images"] == 12
+    picked = {"few": [3, 5], "more": [5, 3, 0]}  # of the same images
+    others = [make_selection(tmp_path / name, ids, tmp_path / "gone", "other {}.png") for name, ids in picked.items()]
+    for folder, ids in zip(others, picked.values(), strict=True):
+        (folder / "thumbs").mkdir()
+        for i in ids:
+            Image.new("RGB", (6, 5), "red").save(folder / "thumbs" / f"{i:06d}.webp")
+    assert write_report(others, out)["images"] == 3
+    assert write_report([embeddings, *others], out)["images"] == 12 + 3
 
 
 def test_only_a_report_is_replaced(tmp_path: Path) -> None:
@@ -397,11 +415,48 @@ def test_the_headline_without_labels(tmp_path: Path, status: dict[str, Any], sen
     assert sentence in headline(read_folders([run])[0], [])
 
 
-def test_what_two_verdicts_say_alike_is_said_once(tmp_path: Path) -> None:
-    status, line = {"verdict": "Nothing collapsed."}, {"model": "run", "verdict": "Half are right. Nothing collapsed."}
-    files = {"status.json": json.dumps(status), "evaluation.jsonl": json.dumps({**line, "protocols": {}}) + "\n"}
-    runs, vectors, _ = read_folders([make_run(tmp_path / "run", **files)])
-    assert verdict.said(runs, vectors) == [("run", "Half are right. Nothing collapsed.")]
+def test_the_last_verdict_on_a_run_is_told_and_no_other(tmp_path: Path) -> None:
+    status = json.dumps({"verdict": "The features use about 77 of 256 dimensions."})
+    lines = [{"model": "pixels", "verdict": "Half are right."}, {"model": "learned", "verdict": "About 68 of 256."}]
+    evaluated = make_run(tmp_path / "evaluated", **{"status.json": status})
+    json_lines(evaluated / "evaluation.jsonl", lines)
+    trained = make_run(tmp_path / "trained", **{"status.json": status, "evaluation.jsonl": None})
+    runs, vectors, _ = read_folders([evaluated, trained])
+    told = [("evaluated", "About 68 of 256."), ("trained", "The features use about 77 of 256 dimensions.")]
+    assert verdict.said(runs, vectors) == told
+
+
+def test_curves_and_evaluations_are_of_other_images_and_not_drawn_together(tmp_path: Path) -> None:
+    runs, _, _ = read_folders([make_run(tmp_path / "run")])
+    (knn,) = [chart for chart in sections.curves(runs) if chart["title"] == "k-NN accuracy"]
+    assert [series["name"] for series in knn["series"]] == ["k-NN"]
+    assert "lines" not in knn
+    assert "training images alone" in knn["note"]
+
+
+def test_coresets_are_compared_with_those_of_their_size(tmp_path: Path) -> None:
+    folders = []
+    for name, ids, radius in (("a", range(10), 0.5), ("b", range(10), 0.6), ("c", range(30), 0.2), ("d", [0], 0.9)):
+        folders.append(make_selection(tmp_path / name, ids, tmp_path / "gone"))
+        quality = {"method": name, "quality": {"radius": radius}}
+        quality |= {"random_quality": {"radius": 0.1}} if name == "c" else {}
+        (folders[-1] / "selection.json").write_text(json.dumps(quality))
+    table = sections.qualities(read_folders(folders)[2])
+    assert table is not None
+    best = {name: marked for name, _, [(_, marked)] in table["rows"]}
+    compared = {"a, 10 images": True, "b, 10 images": False, "c, 30 images": False, "random, 30 images": True}
+    assert best == {**compared, "d, 1 images": False}
+
+
+def test_every_measure_and_protocol_has_a_name_in_words() -> None:
+    measured = quality(torch.eye(4), np.array([0, 1]), labels=torch.tensor([0, 0, 1, 1]))
+    for key, figure in measured.items():
+        name, note, sign = sections.MEASURES[key]
+        assert key not in name.lower()
+        assert note.endswith("higher is better" if sign > 0 else "lower is better")
+        assert np.isfinite(figure)
+    found = [verdict.Score("run", "learned", "digits", name, 0.5) for name in ("knn", "linear", "few-label", "svm")]
+    assert not {bar["title"] for bar in verdict.bars(found)} & {score.protocol for score in found}
 
 
 def test_the_last_evaluation_of_a_model_counts(tmp_path: Path) -> None:
@@ -464,3 +519,19 @@ def test_kept_counts_the_neighbours_that_stay() -> None:
     index = NearestNeighbors(n_neighbors=3).fit(flat).kneighbors(flat)[1][:, 1:]
     expected = np.mean([len(set(a) & set(b)) / 2 for a, b in zip(near, index, strict=True)])
     assert kept(near, flat) == pytest.approx(expected)
+
+
+# Progress ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("seconds", "shares"), [((12, 24), ["1/2", "2/2"]), ((12, 13), ["1/2", "2/2"]), ((1, 2), [])])
+def test_the_last_line_of_progress_is_said_once(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, seconds: Sequence[int], shares: list[str]
+) -> None:
+    clock = SimpleNamespace(now=0.0)
+    monkeypatch.setattr(progress, "QUIET", False)
+    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    with progress.bar("train", 2) as bar:
+        for done, clock.now in enumerate(seconds, 1):
+            bar.update(done)
+    assert [line.split()[1] for line in capsys.readouterr().err.splitlines()] == shares

@@ -16,13 +16,14 @@ class Bar:
     def __init__(self, what: str, total: int, *, every: float = 10.0) -> None:
         self.what, self.total, self.done, self.note = what, total, 0, ""
         self.started = self.shown = time.monotonic()
+        self.said: int | None = None  # what was done by the last plain line
         self.every = every  # seconds between plain lines
 
     def update(self, done: int, note: str = "") -> None:
         self.done, self.note = done, note
         now = time.monotonic()
         if now - self.shown >= self.every:
-            self.shown = now
+            self.shown, self.said = now, done
             say(self.line())
 
     def line(self) -> str:
@@ -70,7 +71,7 @@ def bar(what: str, total: int) -> Iterator[Bar]:
     else:
         plain = Bar(what, total)
         yield plain
-        if plain.shown > plain.started:
+        if plain.said not in (None, plain.done):
             say(plain.line())
 
 

@@ -30,9 +30,6 @@
     const show = (value) => (chart.percent ? Math.round(value * 1000) / 10 + " %" : short(value));
     const palette = chart.series.length === 1 ? [colour("--accent")] : hues();
     const text = { color: soft, fontFamily: getComputedStyle(document.body).fontFamily, fontSize: 12 };
-    const marks = [...chart.lines].sort((a, b) => b.y - a.y).map((one, i) => ({
-      yAxis: one.y, name: one.name, label: { position: i ? "insideEndBottom" : "insideStartTop" },  // where curves that rise are not
-    }));
     return {
       animation: false,
       color: palette,
@@ -54,17 +51,12 @@
       yAxis: {
         type: chart.log ? "log" : "value", scale: !chart.zero, splitNumber: 3, axisLine: { show: false }, axisTick: { show: false },
         splitLine: { lineStyle: { color: line, width: 1 } }, axisLabel: { ...text, formatter: show },
-        min: chart.percent ? (range) => Math.max(0, Math.floor(10 * Math.min(range.min, ...chart.lines.map((one) => one.y)) - 0.2) / 10) : null,
-        max: chart.percent ? (range) => Math.min(1, Math.ceil(10 * Math.max(range.max, ...chart.lines.map((one) => one.y))) / 10) : null,
+        min: chart.percent ? (range) => Math.max(0, Math.floor(10 * range.min - 0.2) / 10) : null,
+        max: chart.percent ? (range) => Math.min(1, Math.ceil(10 * range.max) / 10) : null,
       },
-      series: chart.series.map((one, i) => ({
+      series: chart.series.map((one) => ({
         type: "line", name: one.name, data: one.points, showSymbol: one.points.length < 25, symbol: "circle", symbolSize: 5,
         lineStyle: { width: 1.75 }, emphasis: { disabled: true },
-        z: 3,
-        markLine: i || !marks.length ? undefined : {
-          silent: true, symbol: "none", data: marks, lineStyle: { color: soft, type: "dashed", width: 1 },
-          label: { ...text, distance: [2, 3], formatter: (mark) => mark.name },
-        },
       })),
     };
   };

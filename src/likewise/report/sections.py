@@ -8,7 +8,7 @@ import numpy as np
 
 from likewise.report.folders import Picks, Run, Vectors, embeddings_of, evenly
 from likewise.report.layout import N_NEIGHBOURS, flat_map, kept, neighbours
-from likewise.report.verdict import Score, count, number
+from likewise.report.verdict import count, number
 
 N_POINTS = 400  # of one curve: about as many as there are pixels
 N_QUERIES = 10
@@ -18,6 +18,9 @@ MEASURES = {
     "radius": ("Farthest image from any pick", "distance; lower is better", -1),
     "mean_distance": ("Distance to the nearest pick", "mean over all images; lower is better", -1),
     "duplicates": ("Exact copies picked", "lower is better", -1),
+    "mmd": ("Discrepancy to all images", "maximum mean discrepancy (MMD); lower is better", -1),
+    "effective_clusters": ("Effective number of clusters", "that picks spread over evenly; higher is better", +1),
+    "effective_classes": ("Effective number of classes", "that picks spread over evenly; higher is better", +1),
 }
 
 
@@ -31,7 +34,7 @@ class Thumbs:
         return self.uris.setdefault(uri, len(self.uris))
 
 
-def curves(runs: Sequence[Run], found: Sequence[Score]) -> list[dict[str, Any]]:
+def curves(runs: Sequence[Run]) -> list[dict[str, Any]]:
     """Charts of what was logged while training; a chart without a line is left out.
 
     Losses of different methods are not comparable, so each run has its own chart of them; the rest share one.
@@ -40,11 +43,6 @@ def curves(runs: Sequence[Run], found: Sequence[Score]) -> list[dict[str, Any]]:
     def together(key: str, name: str) -> list[dict[str, Any]]:
         return [_line(run.name if len(runs) > 1 else name, run.metrics, key) for run in runs]
 
-    references = [
-        {"name": score.model.lower(), "y": score.accuracy}
-        for score in found
-        if score.protocol == "knn" and score.kind != "learned"
-    ]
     charts = []
     for run in runs:
         terms = _lines(run.metrics, "terms")
@@ -52,9 +50,9 @@ def curves(runs: Sequence[Run], found: Sequence[Score]) -> list[dict[str, Any]]:
             terms = [_line("sum", run.metrics, "loss"), *terms]
         title = f"Loss of {run.name}" if len(runs) > 1 else "Loss"
         charts.append(_chart(title, "Each weighted term; training makes their sum smaller.", terms))
-    knn_note = "How often neighbours name the right class, while training."
+    knn_note = "How often neighbours name the right class, among the training images alone."
     charts += [
-        _chart("k-NN accuracy", knn_note, together("knn", "k-NN"), percent=True, lines=references[:2]),
+        _chart("k-NN accuracy", knn_note, together("knn", "k-NN"), percent=True),
         _chart(
             "Feature rank",
             "In how many directions the features spread. A fall to 1 is collapse.",
@@ -125,7 +123,7 @@ def coreset(picks: Picks, source: Vectors | None, thumbs: Thumbs) -> dict[str, A
     uri_of = dict(picks.thumbs)  # of the first picks; those of the embeddings are spread over all images
     uri_of |= {} if source is None else dict(zip(source.ids, source.thumbs, strict=True))  # so that none is there twice
     shown = [
-        {"thumb": thumbs.add(uri_of[i]), "rank": rank + 1, "path": path}
+        {"id": i, "thumb": thumbs.add(uri_of[i]), "rank": rank + 1, "path": path}
         for rank, (i, path) in enumerate(zip(picks.ids, picks.paths, strict=True))
         if i in uri_of
     ][:N_PICKS]
@@ -158,28 +156,32 @@ def coreset(picks: Picks, source: Vectors | None, thumbs: Thumbs) -> dict[str, A
 
 
 def qualities(picks: Sequence[Picks]) -> dict[str, Any] | None:
-    """The table of coresets: a row for each and one for random images as many, a column for each measure."""
+    """The table of coresets: a row for each and one for random images as many, a column for each measure.
+
+    The best of a column is marked among rows of as many images: more images are better by most measures.
+    """
     rows = []
     for one in picks:
-        name = str(one.meta.get("method") or one.name)
-        rows.append((f"{name}, {len(one.ids):,} images", False, _figures(one.meta.get("quality"))))
+        name, n = str(one.meta.get("method") or one.name), len(one.ids)
+        rows.append((f"{name}, {n:,} images", False, n, _figures(one.meta.get("quality"))))
         random = _figures(one.meta.get("random_quality"))
         if random:
-            rows.append((f"random, {len(one.ids):,} images", True, random))
-    rows = list({(name, str(figures)): (name, plain, figures) for name, plain, figures in rows}.values())
-    keys = list(dict.fromkeys(key for _, _, figures in rows for key in figures))
+            rows.append((f"random, {n:,} images", True, n, random))
+    rows = list({(row[0], str(row[-1])): row for row in rows}.values())
+    keys = list(dict.fromkeys(key for *_, figures in rows for key in figures))
     if not keys:
         return None
     columns = [(*MEASURES.get(key, (key.replace("_", " "), "", 0)), key) for key in keys]
     best = {}
-    for _, _, sign, key in columns:
-        values = {figures[key] for _, _, figures in rows if key in figures}
-        best[key] = max(values, key=lambda value: sign * value) if sign and len(values) > 1 else None
+    for n in {n for _, _, n, _ in rows}:
+        for _, _, sign, key in columns:
+            values = {figures[key] for _, _, size, figures in rows if size == n and key in figures}
+            best[n, key] = max(values, key=lambda value: sign * value) if sign and len(values) > 1 else None
     return {
         "columns": [(title, note) for title, note, _, _ in columns],
         "rows": [
-            (name, plain, [(number(figures.get(key)), key in figures and figures[key] == best[key]) for key in keys])
-            for name, plain, figures in rows
+            (name, plain, [(number(figures.get(key)), key in figures and figures[key] == best[n, key]) for key in keys])
+            for name, plain, n, figures in rows
         ],
     }
 
@@ -206,7 +208,6 @@ def _chart(
     zero: bool = False,
     percent: bool = False,
     log: bool = False,
-    lines: Sequence[dict[str, Any]] = (),
 ) -> dict[str, Any]:
     series = [one for one in series if one["points"]]
     ends = (f"{one['name']} from {number(one['points'][0][1])} to {number(one['points'][-1][1])}" for one in series)
@@ -218,7 +219,6 @@ def _chart(
         "zero": zero,
         "percent": percent,
         "log": log,
-        "lines": list(lines),
         "summary": f"{title}: {'; '.join(ends)}.",
     }
 

@@ -69,24 +69,27 @@ def headline(runs: Sequence[Run], vectors: Sequence[Vectors]) -> str:
 
 
 def said(runs: Sequence[Run], vectors: Sequence[Vectors]) -> list[tuple[str, str]]:
-    """The verdicts that training and evaluation wrote themselves: (which folder, the sentence)."""
-    lines = [(run.name, str(run.status["verdict"])) for run in runs if run.status.get("verdict")]
+    """(folder, the verdict on it): that of its last evaluation, and before any that of training.
+
+    Never both: each speaks of the health of the features, on images that are not the same.
+    """
     sources: list[Run | Vectors] = [*runs, *vectors]
+    lines = []
     for source in sources:
-        verdicts = [line for line in source.evaluations if line.get("verdict")]
-        lines += [(last_part(str(line.get("model") or source.name)), str(line["verdict"])) for line in verdicts[-1:]]
-    sentences: dict[str, list[str]] = {}
-    for name, sentence in dict.fromkeys(lines):
-        sentences.setdefault(name, []).append(sentence)
-    return [
-        (name, " ".join(x for x in told if not any(x in other for other in told if other != x)))
-        for name, told in sentences.items()
-    ]
+        trained = source.status.get("verdict") if isinstance(source, Run) else None
+        verdicts = [one for one in (trained, *(line.get("verdict") for line in source.evaluations)) if one]
+        lines += [(source.name, str(one)) for one in verdicts[-1:]]
+    return lines
 
 
 def bars(found: Sequence[Score]) -> list[dict[str, Any]]:
     """Accuracies of several models by one protocol on one data set, to be drawn side by side."""
-    titles = {"knn": "Nearest neighbours vote", "linear": "Linear classifier on the features"}
+    titles = {
+        "knn": "Nearest neighbours vote",
+        "linear": "Linear classifier on the features",
+        "few-label": "Linear classifier on the features, with few labels",
+        "svm": "Linear SVM on the maps of all layers",
+    }
     groups: dict[tuple[str, str], list[Score]] = {}
     for score in found:
         groups.setdefault((score.protocol, score.data), []).append(score)

@@ -23,7 +23,7 @@ def write_report(folders: Sequence[Path], out: Path, *, title: str | None = None
 
     `out` is a new file named .html, or a report to write anew.
 
-    Returns `report` (path), `images` (number of different images shown), `seconds`, `bytes`.
+    Returns `report` (path), `images` (how many are shown; one embedded and picked counts once), `seconds`, `bytes`.
     Raises UsageError for another `out`, and DataError for a folder that is none of the three, or holds a file that
     cannot be read.
     """
@@ -31,8 +31,7 @@ def write_report(folders: Sequence[Path], out: Path, *, title: str | None = None
     out = Path(out)
     _check_out(out)
     runs, vectors, picks = read_folders(folders)
-    thumbs = sections.Thumbs()
-    context = _context(runs, vectors, picks, thumbs)
+    context = _context(runs, vectors, picks)
     context["title"] = title or _title(runs, vectors, picks)
     html = _render(context)
     try:
@@ -42,7 +41,7 @@ def write_report(folders: Sequence[Path], out: Path, *, title: str | None = None
         raise UsageError(f"--out {out}: cannot be written ({error.strerror})") from None
     return {
         "report": str(out),
-        "images": len(thumbs.uris),
+        "images": context["n_images"],
         "seconds": time.perf_counter() - start,
         "bytes": len(html.encode()),
     }
@@ -61,16 +60,20 @@ def _check_out(out: Path) -> None:
             raise UsageError(f"--out {out}: is a file that is no report of likewise; choose another name, or delete it")
 
 
-def _context(
-    runs: Sequence[Run], vectors: Sequence[Vectors], picks: Sequence[Picks], thumbs: sections.Thumbs
-) -> dict[str, Any]:
+def _context(runs: Sequence[Run], vectors: Sequence[Vectors], picks: Sequence[Picks]) -> dict[str, Any]:
+    thumbs = sections.Thumbs()
     found = verdict.scores([*runs, *vectors])
     source = {one.path: sections.source_of(one, vectors) for one in picks}
     atlases = [
         sections.atlas(one, [p for p in picks if source[p.path] is one], thumbs) for one in vectors if one.thumbs
     ]
     coresets = [sections.coreset(one, source[one.path], thumbs) for one in picks]
-    charts = sections.curves(runs, found)
+    images = {(str(one.path), i) for one in vectors for i in one.ids}
+    for selection, shown in zip(picks, coresets, strict=True):
+        embeddings = source[selection.path]
+        folder = embeddings.path if embeddings else selection.meta.get("embeddings") or selection.path
+        images |= {(str(folder), pick["id"]) for pick in shown["shown"]}
+    charts = sections.curves(runs)
     n_curves = len(charts)
     for one in coresets:
         if one["gains"]:
@@ -85,6 +88,7 @@ def _context(
         "runs": runs,
         "vectors": vectors,
         "picks": picks,
+        "n_images": len(images),
         "figures": verdict.key_figures(runs),
         "all_figures": verdict.all_figures([*runs, *vectors]),
         "charts": charts,
