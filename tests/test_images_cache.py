@@ -236,7 +236,7 @@ def test_failures_surface_when_due_and_threads_end(folder: Path, tmp_path: Path)
     assert next(feed)[0] == [0]
     mine = prefetching() - others
     assert mine
-    with pytest.raises(IndexError):
+    with pytest.raises(UsageError, match="there are 12 images"):
         next(feed)
     assert not mine & prefetching()
     feed = prefetch(images, [[0], [1], [2], [3]], threads=3)

@@ -196,8 +196,8 @@ def test_moco_v2_by_hand() -> None:
 
 
 def test_moco_v2_keys_come_in_their_own_order_and_enter_the_queue() -> None:
-    method = make("moco-v2", n_images=40)
-    method.begin_epoch(0, Draws(0, 0, 0, torch.arange(40)))
+    method = make("moco-v2", n_images=160)
+    method.begin_epoch(0, Draws(0, 0, 0, torch.arange(160)))
     batch, before = batch_for(method, n=12), method.queue.kept.clone()
     assert torch.allclose(method.keys(batch), method.teacher(batch.views[1]), atol=1e-6)  # no batch norm here
     method.step(batch)
@@ -535,8 +535,8 @@ def let_through(x: Tensor) -> Tensor:
 )
 def test_what_is_held_still_takes_no_gradient(name: str, slow: Loss) -> None:
     """The step's terms and the encoder's gradient are the formula's, and not those without the stop-gradient."""
-    method = make(name)
-    method.begin_epoch(0, Draws(0, 0, 0, torch.arange(6)))
+    method = make(name, n_images=48)
+    method.begin_epoch(0, Draws(0, 0, 0, torch.arange(48)))
     queue = getattr(method, "queue", getattr(method, "support", SimpleNamespace(rows=lambda: E3)))
     started = queue.rows().clone()
     batch = batch_for(method)

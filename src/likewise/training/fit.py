@@ -62,7 +62,7 @@ def fit(method: Method, images: ImageSet, config: TrainConfig, run: Path, *, res
     elif is_main():
         metrics.write_text("")
     resumed_at, log_every = place["step"], max(1, steps // 20_000)
-    save_due = _save_clock(config.save_every)
+    save_due, stop = _save_clock(config.save_every), False
     started, data_seconds, n_seen, value, feature_ranks = time.perf_counter(), 0.0, 0, 0.0, float("nan")
 
     def save() -> None:
