@@ -18,9 +18,9 @@ MEASURES = {
     "radius": ("Farthest image from any pick", "distance; lower is better", -1),
     "mean_distance": ("Distance to the nearest pick", "mean over all images; lower is better", -1),
     "duplicates": ("Exact copies picked", "lower is better", -1),
-    "mmd": ("Discrepancy to all images", "maximum mean discrepancy (MMD); lower is better", -1),
-    "effective_clusters": ("Effective number of clusters", "that picks spread over evenly; higher is better", +1),
-    "effective_classes": ("Effective number of classes", "that picks spread over evenly; higher is better", +1),
+    "mmd": ("Discrepancy", "from all images (MMD); lower is better", -1),
+    "effective_clusters": ("Clusters", "effective number; higher is better", +1),
+    "effective_classes": ("Classes", "effective number; higher is better", +1),
 }
 
 

@@ -35,7 +35,7 @@ def scores(sources: Sequence[Run | Vectors]) -> list[Score]:
             for protocol, figures in _protocols(line).items():
                 accuracy = figures.get("accuracy")
                 if isinstance(accuracy, (int, float)):
-                    name = shown or f"Learned ({last_part(model)})"
+                    name = shown or ("Learned" if model == "learned" else f"Learned ({last_part(model)})")
                     found[model, data, protocol] = Score(name, kind, data, protocol, float(accuracy))
     return sorted(found.values(), key=lambda score: (score.data, score.protocol != "knn", order.index(score.kind)))
 
