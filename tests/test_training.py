@@ -327,6 +327,11 @@ def test_precision_is_settled_by_measuring(tmp_path: Path, monkeypatch: pytest.M
         assert f'precision = "{chosen}"' in (tmp_path / chosen / "resolved.toml").read_text()
 
 
+def test_steps_between_states_may_be_a_number(whole: dict[str, Path], tmp_path: Path) -> None:
+    pretrain(images(), out=tmp_path / "run", **{**settings("simclr"), "save_every": 2})
+    assert trace(tmp_path / "run") == trace(whole["simclr"])
+
+
 def test_what_a_step_must_return_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = METHODS["simclr"]
     step = made.step

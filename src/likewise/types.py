@@ -96,7 +96,7 @@ class TrainConfig:
     device: str = "auto"  # auto | cpu | cuda | mps
     precision: str = "auto"  # auto | fp32 | bf16
     threads: int = 2  # that read and decode images ahead of the step
-    save_every: str = "10m"  # minutes ("10m") or steps ("200")
+    save_every: str | int = "10m"  # minutes ("10m") or steps (200)
     monitor_every: int = 100  # steps between measurements of the features' rank
     knn_epochs: tuple[
         int | float, ...

@@ -340,9 +340,9 @@ def _rate(method: Method, config: TrainConfig, make: Callable[[], Batch], second
     return agreed(1 / float(np.median(times[2:])), config.device)
 
 
-def _save_clock(save_every: str) -> Callable[[int], bool]:
+def _save_clock(save_every: str | int) -> Callable[[int], bool]:
     """When to save: after so many minutes ("10m") or steps ("200")."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)(m?)", save_every)
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)(m?)", str(save_every))
     if not match or float(match[1]) <= 0:
         raise UsageError(f"save_every={save_every!r}: expected minutes such as 10m, or a number of steps such as 200")
     amount, last = float(match[1]), time.monotonic()

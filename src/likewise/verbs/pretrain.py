@@ -9,6 +9,7 @@ import time
 import tomllib
 from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -90,33 +91,26 @@ def pretrain(
     given = {key: value for key, value in settings.items() if value is not None}
     settings = {**(read_recipe(recipe_file) if recipe_file else {}), **given}
     settings |= {name: typed(name, settings[name], int) for name in ("threads", "seed") if name in settings}
-    if isinstance(settings.get("save_every"), int):
-        settings["save_every"] = str(settings["save_every"])
     settings |= {"size": checked_size(settings["size"])} if "size" in settings else {}
     out, device = Path(out), usable_device(typed("device", settings.get("device", TrainConfig.device), str))
-    what: dict[str, Any] = {"labels": labels, "subset": subset, "patches": patches, "max_bad": max_bad}
-    what |= {"init_from": init_from, "dry_run": dry_run}
+    opened = partial(_open, data, labels, subset, max_bad)
     with process_group(device):
         if agreed(resume and (out / "resolved.toml").is_file(), device):
-            return _resume(data, out, settings, **what)
-        return _begin(data, out, settings, **what, overwrite=overwrite or resume)
+            return _resume(opened, out, settings, patches, init_from, dry_run)
+        return _begin(opened, out, settings, patches, init_from, dry_run, overwrite=overwrite or resume)
 
 
 def _begin(
-    data: Any,
+    opened: Callable[[dict[str, Any], int], ImageSet],
     out: Path,
     settings: dict[str, Any],
-    *,
-    labels: Any,
-    subset: Path | str | Ids | None,
     patches: int | None,
-    max_bad: float | str,
     init_from: Path | str | None,
     dry_run: bool,
     overwrite: bool,
 ) -> dict[str, Any]:
     n_patches = _n_patches(patches, settings)
-    images = _open(data, labels, subset, max_bad, settings, n_patches)
+    images = opened(settings, n_patches)
     plan = make_plan(settings, _default_size(images))
     method = make_method(plan, images, init_from)
     settled = replace(plan, config=settle(plan.config, method, images))
@@ -139,14 +133,10 @@ def _begin(
 
 
 def _resume(
-    data: Any,
+    opened: Callable[[dict[str, Any], int], ImageSet],
     out: Path,
     settings: dict[str, Any],
-    *,
-    labels: Any,
-    subset: Path | str | Ids | None,
     patches: int | None,
-    max_bad: float | str,
     init_from: Path | str | None,
     dry_run: bool,
 ) -> dict[str, Any]:
@@ -159,7 +149,7 @@ def _resume(
     n_patches = saved.get("patches", 0)
     if patches not in (None, n_patches):
         raise UsageError(f"patches={patches}: the run {out} was begun with {n_patches}; resume it with that")
-    images = _open(data, labels, subset, max_bad, asked, n_patches)
+    images = opened(asked, n_patches)
     if images_hash(images.keys) != saved["images_hash"]:
         raise DataError(
             f"--resume {out}: the images differ from those of the run ({saved['n_images']} then, {len(images)} now)"
@@ -378,9 +368,9 @@ def _open(
         threads = settings.get("threads") or TrainConfig.threads
         images = open_images(data, labels=labels, side=side and opening_side(side), max_bad=max_bad, threads=threads)
     if subset is not None:
-        where = f"--subset {subset}" if isinstance(subset, str | Path) else "subset"
+        where = "subset"
         if isinstance(subset, str | Path):
-            subset = read_ids(Path(subset), "--subset", len(images), images.paths)
+            where, subset = f"--subset {subset}", read_ids(Path(subset), "--subset", len(images), images.paths)
         images = images.subset(subset)
         if not len(images):
             raise DataError(f"{where}: names no image; expected at least one")
