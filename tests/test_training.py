@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,13 @@ from safetensors.torch import load_file, save_file
 from likewise.embedding import load, weights_hash
 from likewise.encoders import build
 from likewise.errors import DataError, Stopped, TrainingError, UsageError
+from likewise.files import read_lines
 from likewise.images import ImageSet, open_images
 from likewise.methods import METHODS
 from likewise.training import fit as loop
 from likewise.training.optim import LARS, OPTIMIZERS, Muon, learning_rate, make_optimizer, orthogonal, set_rates
 from likewise.types import DataInfo, Step, TrainConfig
+from likewise.verbs.demo import SETTINGS, demo
 from likewise.verbs.pretrain import pretrain
 from likewise.verbs.settings import make_plan
 from likewise.views import RECIPES
@@ -86,6 +89,7 @@ import json, os, signal, sys
 import numpy as np, torch, torch._dynamo  # which the first optimiser step would import in every child
 torch.set_num_threads(1)
 from likewise.images import open_images
+from likewise.verbs.demo import SETTINGS, demo
 from likewise.verbs.pretrain import pretrain
 from likewise.training import fit as loop
 pixels, runs = np.load(sys.argv[1]), json.loads(sys.argv[2])
@@ -169,7 +173,7 @@ def test_a_state_that_leaves_something_out_is_noticed(
 def test_a_damaged_state_falls_back_to_the_one_before(whole: dict[str, Path], tmp_path: Path) -> None:
     run = tmp_path / "run"
     with pytest.raises(Stopped):
-        stopped_after(5, run)
+        stopped_after(5, lambda: pretrain(images(), out=run, **settings("simclr")))
     newest, before = sorted((run / "state").iterdir())[::-1]
     (newest / "method.safetensors").write_bytes(b"cut short")
     result = pretrain(images(), out=run, resume=True, **settings("simclr"))
@@ -177,7 +181,7 @@ def test_a_damaged_state_falls_back_to_the_one_before(whole: dict[str, Path], tm
     assert trace(run) == trace(whole["simclr"])
 
 
-def stopped_after(n_steps: int, run: Path) -> None:
+def stopped_after(n_steps: int, begin: Callable[[], Any]) -> None:
     """Send this process SIGTERM after so many steps; the loop finishes the step, saves and raises Stopped."""
     step, calls = loop.train_step, 0
 
@@ -190,20 +194,35 @@ def stopped_after(n_steps: int, run: Path) -> None:
 
     loop.train_step = signalled
     try:
-        pretrain(images(), out=run, **settings("simclr"))
+        begin()
     finally:
         loop.train_step = step
 
 
 def test_a_signal_finishes_the_step_and_saves(whole: dict[str, Path], tmp_path: Path) -> None:
     with pytest.raises(Stopped, match="--resume"):
-        stopped_after(5, tmp_path / "run")
+        stopped_after(5, lambda: pretrain(images(), out=tmp_path / "run", **settings("simclr")))
     assert json.loads((tmp_path / "run" / "status.json").read_text())["state"] == "stopped"
     with open(tmp_path / "run" / "metrics.jsonl", "a") as lines:
         lines.write('{"step": 5, "epo')  # what is left of a line when there is no time to stop
     result = pretrain(images(), out=tmp_path / "run", resume=True, **settings("simclr"))
     assert result["resumed_at"] == 5
     assert trace(tmp_path / "run") == trace(whole["simclr"])
+
+
+@pytest.mark.slow
+def test_a_stopped_demo_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To the figures of one that was never stopped; one that ended keeps its training and is judged once."""
+    monkeypatch.setitem(SETTINGS, "steps", 6)
+    whole, parts = demo(tmp_path / "whole"), tmp_path / "parts"
+    with pytest.raises(Stopped):
+        stopped_after(3, lambda: demo(parts))
+    with pytest.raises(UsageError, match="--overwrite"):
+        demo(parts)
+    for _ in range(2):
+        again = demo(parts, resume=True)
+        assert (again["knn"], again["coreset"]) == (whole["knn"], whole["coreset"])
+        assert len(read_lines(parts / "run" / "evaluation.jsonl")) == 3
 
 
 def test_a_run_outside_the_main_thread_leaves_signals_alone(tmp_path: Path) -> None:
@@ -471,7 +490,7 @@ def test_an_epoch_begins_once_however_often_it_is_resumed(tmp_path: Path, monkey
     begun: list[int] = []
     monkeypatch.setattr(METHODS["simclr"], "begin_epoch", lambda self, epoch, draws: begun.append(epoch))
     with pytest.raises(Stopped):
-        stopped_after(5, tmp_path / "run")
+        stopped_after(5, lambda: pretrain(images(), out=tmp_path / "run", **settings("simclr")))
     pretrain(images(), out=tmp_path / "run", resume=True, **settings("simclr"))
     assert begun == [0, 1, 2]
 

@@ -393,6 +393,7 @@ def reproduce(
 def demo(
     out: Annotated[Path, typer.Option(help="Where everything goes.")] = Path("likewise-demo"),
     seed: Seed = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the training that was stopped.")] = False,
     overwrite: Overwrite = False,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -401,7 +402,7 @@ def demo(
     with answer(as_json, quiet) as reply:
         from likewise.verbs.demo import demo as run
 
-        result = run(out, seed=seed or 0, overwrite=overwrite)
+        result = run(out, seed=seed or 0, resume=resume, overwrite=overwrite)
         knn = result["knn"]
         reply(
             result,

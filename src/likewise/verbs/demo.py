@@ -30,19 +30,19 @@ SETTINGS: dict[str, Any] = {
 }
 
 
-def demo(out: Path, *, seed: int = 0, overwrite: bool = False) -> dict[str, Any]:
-    """Pretrain, judge, embed, select, report, into the folder `out`. Returns what `--json` prints."""
+def demo(out: Path, *, seed: int = 0, resume: bool = False, overwrite: bool = False) -> dict[str, Any]:
+    """Pretrain, judge, embed, select, report, into the folder `out`. Returns what `--json` prints.
+
+    With `resume` a training that was stopped goes on; all that follows from it is done afresh.
+    """
     started = time.perf_counter()
-    out = new_folder(
-        out,
-        "demo",
-        ("run", "embeddings", *(f"coreset-{name}" for name in SELECTORS), "report.html"),
-        overwrite=overwrite,
-    )
+    follows = ("embeddings", *(f"coreset-{name}" for name in SELECTORS), "report.html")
+    trained = "run/evaluation.jsonl" if resume else "run"
+    out = new_folder(out, "demo", (trained, *follows), overwrite=overwrite or resume)
     train, test = (open_images(f"digits-in-frames:{part}") for part in ("train", "test"))
     say(f"{len(train):,} digits to learn from, without labels; {len(test):,} held out")
     run = out / "run"
-    pretrain(train, out=run, seed=seed, **SETTINGS)
+    pretrain(train, out=run, seed=seed, resume=resume, **SETTINGS)
     judge = partial(evaluate, data=train, test=test, protocols=("knn", "health"))
     judged = {"pixels": judge("pixels", size=20), "untrained": judge(run, trained=False), "learned": judge(run)}
     for name, result in judged.items():
