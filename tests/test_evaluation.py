@@ -5,14 +5,22 @@ import sys
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 
+import likewise
+from likewise import progress
+from likewise.draws import Draws
+from likewise.embedding import images_hash, save_encoder
+from likewise.encoders import Pixels, build
 from likewise.errors import DataError, UsageError
 from likewise.evaluation import alignment, describe, few_label, health, knn, linear, map2d
 from likewise.evaluation.health import alpha, rankme, std, uniformity
 from likewise.evaluation.labelled import labelled
-from likewise.types import Embeddings
+from likewise.images import open_images
+from likewise.types import DataInfo, Embeddings
+from likewise.verbs.evaluate import evaluate
 
 KNN = sys.modules["likewise.evaluation.knn"]
 LINEAR = sys.modules["likewise.evaluation.linear"]
@@ -273,3 +281,113 @@ def test_map2d_refuses(monkeypatch):
     monkeypatch.setitem(sys.modules, "umap", None)
     with pytest.raises(UsageError, match=r"pip install 'likewise\[maps\]'"):
         map2d(np.eye(3), method="umap")
+
+
+# The verb ---------------------------------------------------------------------------------------------------------
+
+
+def noise(n, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (n, 8, 8, 3), dtype=np.uint8)
+
+
+def test_exact_copies_are_held_out_together(tmp_path):
+    images, labels = np.tile(noise(100), (3, 1, 1, 1)), np.tile(np.random.default_rng(1).integers(0, 20, 100), 3)
+    opened = open_images(images, labels=labels)
+    options = {"protocols": "knn"}
+    found = evaluate("pixels", opened, size=8, **options)
+    assert found["train"] + found["test"] == 300
+    assert found["test"] % 3 == 0
+    assert found["protocols"]["knn"]["accuracy"] < 0.3
+    table = likewise.embed(Pixels(DataInfo(300, 3, 8)), opened, size=8)
+    by_table = evaluate(table, **options)
+    assert (by_table["images_hash"], by_table["protocols"]) == (found["images_hash"], found["protocols"])
+    with pytest.raises(DataError, match="no image can be held out"):
+        evaluate("pixels", np.tile(noise(1), (3, 1, 1, 1)), size=8, protocols="health")
+
+
+def test_without_copies_a_fifth_is_held_out_by_key():
+    opened = open_images(noise(53), labels=np.arange(53) % 2)
+    table = likewise.embed(Pixels(DataInfo(53, 3, 8)), opened, size=8)
+    order = Draws(0, 0, 0, torch.from_numpy(table.keys)).bits("hold out").argsort().numpy()
+    found = evaluate("pixels", opened, size=8, protocols="health")
+    assert found["images_hash"] == {
+        "train": images_hash(table.keys[order[10:]]),
+        "test": images_hash(table.keys[order[:10]]),
+    }
+
+
+def test_copies_of_training_images_in_the_test_set_are_counted(capsys, monkeypatch):
+    monkeypatch.setattr(progress, "QUIET", False)
+    train = noise(20)
+    test = np.concatenate([train[:3], noise(7, seed=1)])
+    evaluate("pixels", train, test=test, labels=np.arange(20) % 2, test_labels=np.arange(10) % 2, protocols="knn")
+    assert "3 of the 10 test images are exact copies of training images" in capsys.readouterr().err
+
+
+def test_an_array_of_labels_belongs_to_one_side():
+    a, b, y = noise(20), noise(20, seed=1), np.arange(20) % 2
+    with pytest.raises(UsageError, match=r"protocol knn: needs labels, and --test \w+ has none; give --test-labels"):
+        evaluate("pixels", a, test=b, labels=y, protocols="knn")
+    found = evaluate("pixels", a, test=b, labels=y, test_labels=1 - y, protocols="knn,health")
+    assert list(found["protocols"]) == ["knn", "health"]
+    with pytest.raises(UsageError, match=r"^--test: labels: shape"):
+        evaluate("pixels", a, test=b, labels=y, test_labels=y[:3], protocols="knn")
+    with pytest.raises(UsageError, match="--test-labels: belong to the images of --test"):
+        evaluate("pixels", a, labels=y, test_labels=y, protocols="knn")
+
+
+def test_a_csv_goes_for_both_sides_where_their_names_differ(tmp_path):
+    for part, first in (("train", 0), ("test", 10)):
+        (tmp_path / part).mkdir()
+        for i, pixels in enumerate(noise(10, first), first):
+            Image.fromarray(pixels).save(tmp_path / part / f"{i}.png")
+    (tmp_path / "labels.csv").write_text("\n".join(["path,label", *(f"{i}.png,{i % 2}" for i in range(20))]))
+    sides = {"labels": tmp_path / "labels.csv", "test": tmp_path / "test", "protocols": "knn"}
+    found = evaluate("pixels", tmp_path / "train", **sides)
+    assert found["labelled"] == {"train": 10, "test": 10}
+    (tmp_path / "test" / "19.png").rename(tmp_path / "test" / "3.png")
+    with pytest.raises(UsageError, match=r"named alike, such as 3\.png.*give --test-labels"):
+        evaluate("pixels", tmp_path / "train", **sides)
+    found = evaluate("pixels", tmp_path / "train", test_labels=tmp_path / "labels.csv", **sides)
+    assert found["labelled"] == {"train": 10, "test": 10}
+
+
+def test_what_is_missing_is_said_before_the_work(monkeypatch):
+    table = likewise.embed(Pixels(DataInfo(20, 3, 8)), noise(20), size=8)
+    for module in ("embed", "EVALUATIONS"):
+        monkeypatch.setattr(
+            sys.modules["likewise.verbs.evaluate"], module, {"knn": None, "health": None, "linear": None}
+        )
+    with pytest.raises(UsageError, match=r"give --labels .* --protocol health"):
+        evaluate("pixels", noise(20))
+    with pytest.raises(UsageError, match="embed the images again with --labels"):
+        evaluate(table)
+    with pytest.raises(UsageError, match="protocol svm: needs a model and images"):
+        evaluate(table, protocols="health,svm")
+
+
+def test_the_result_says_what_it_was_measured_on(tmp_path):
+    y = np.arange(20) % 2
+    a, b = open_images(noise(20), labels=y, name="a"), open_images(noise(20, 1), labels=y, name="b")
+    held_out, tested = (evaluate("pixels", a, test=test, size=8, protocols="knn") for test in (None, b))
+    assert (held_out["data"], held_out["test_data"]) == ("a", "held out of a")
+    assert (tested["data"], tested["test_data"]) == ("a", "b")
+    assert tested["images_hash"]["test"] == images_hash(b.keys) != held_out["images_hash"]["test"]
+    assert evaluate("pixels", noise(20), labels=y, size=8, protocols="knn")["data"] == "arrays"
+    (tmp_path / "photos").mkdir()
+    for i, pixels in enumerate(noise(8)):
+        Image.fromarray(pixels).save(tmp_path / "photos" / f"{i}.png")
+    found = evaluate("pixels", f"{tmp_path / 'photos'}/", size=8, protocols="health")
+    assert found["data"] == str(tmp_path / "photos")
+
+
+def test_the_encoder_stays_in_its_mode_and_the_generator_where_it_was(tmp_path):
+    encoder = build("convnet", DataInfo(20, 3, 8), width=8).train()
+    evaluate(encoder, noise(20), size=8, protocols="health")
+    assert encoder.training
+    config = {"encoder": "convnet", "arguments": {"width": 8}, "channels": 3, "size": 8, "n_images": 20}
+    save_encoder(tmp_path, encoder, config, "")
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    likewise.load(tmp_path)
+    assert torch.equal(before, torch.get_rng_state())

@@ -169,6 +169,9 @@ def evaluate(
     ] = "knn,linear,health",
     test: Annotated[str | None, typer.Option(help="Held-out images; named sets have theirs.", metavar="DATA")] = None,
     labels: Labels = None,
+    test_labels: Annotated[
+        str | None, typer.Option(help="Of the images of --test, where --labels cannot go for both.")
+    ] = None,
     size: Size = None,
     untrained: Annotated[bool, typer.Option("--untrained", help="The run's encoder before training.")] = False,
     baselines: Annotated[bool, typer.Option("--baselines", help="Also the pixels and the untrained encoder.")] = False,
@@ -185,15 +188,18 @@ def evaluate(
         from likewise.verbs.evaluate import evaluate as run
 
         options: dict[str, Any] = {
-            "protocols": [name.strip() for name in protocol.split(",")],
+            "protocols": protocol,
             "test": test,
             "labels": labels,
+            "test_labels": test_labels,
             "seed": seed or 0,
             "device": usable_device(device),
             "max_bad": max_bad,
         }
         if baselines and is_embeddings(model):
             raise UsageError(f"--baselines: {model} holds embeddings; expected a model and DATA")
+        if baselines and untrained:
+            raise UsageError("--baselines: the untrained encoder is one of them; leave out --untrained")
         result = run(model, data, size=size, trained=not untrained, **options)
         others = {"pixels": run("pixels", data, **options)} if baselines else {}
         if baselines and model != PIXELS:

@@ -72,6 +72,8 @@ def embed(
     `side=opening_side(size)`, as the command line does it.
     `about` goes into the folder's meta.json. Non-finite features are refused with a DataError.
     """
+    if batch_size < 1:
+        raise UsageError(f"batch_size={batch_size}: expected at least 1")
     encoder = encoder if isinstance(encoder, Encoder) else load(encoder)
     images = images if isinstance(images, ImageSet) else open_images(images, side=opening_side(size))
     folder = new_folder(out, "embeddings", EMBEDDINGS_FILES, overwrite=overwrite) if out is not None else None
@@ -151,8 +153,9 @@ def load_with_config(folder: Path | str, *, trained: bool = True) -> tuple[Encod
             "the tensors of model.safetensors (safetensors.torch.load_file), and pass it with size="
         )
     data = DataInfo(config["n_images"], config["channels"], config["size"])
-    torch.manual_seed(config.get("seed", 0))
-    encoder = build(config["encoder"], data, **config["arguments"])
+    with torch.random.fork_rng(devices=[]):  # the caller's draws go on as if nothing had been drawn here
+        torch.manual_seed(config.get("seed", 0))
+        encoder = build(config["encoder"], data, **config["arguments"])
     try:
         weights = load_file(folder / "model.safetensors")
         if not trained:

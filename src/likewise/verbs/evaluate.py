@@ -10,14 +10,15 @@ import numpy as np
 import torch
 from jaxtyping import Int
 
-from likewise.draws import Draws
-from likewise.embedding import EMBEDDINGS_FILES, embed, load_with_config, opening_side
+from likewise.draws import Draws, word
+from likewise.embedding import EMBEDDINGS_FILES, embed, images_hash, load_with_config, opening_side
 from likewise.encoders import Pixels, normaliser
-from likewise.errors import DataError, UsageError
+from likewise.errors import DataError, LikewiseError, UsageError
 from likewise.evaluation import EVALUATIONS, PROBES, WHOLE, alignment, describe
 from likewise.files import append_line
 from likewise.images import DATASETS, SPLITS, ImageSet, open_images
 from likewise.progress import say
+from likewise.training.monitor import in_eval_mode
 from likewise.types import Embeddings, Encoder, pick
 from likewise.verbs.settings import checked_size
 from likewise.views import weak
@@ -26,6 +27,7 @@ PIXELS = "pixels"  # the model that is none, whatever folders there are
 PIXELS_SIDE = 32  # images are compared as they are at this side, unless asked otherwise
 WHOLE_SIDE = 256  # the short side at which images are kept for probes that see whole ones
 N_ALIGNED = 2_000
+LABEL_FREE = ("health", "invariance")
 
 
 def evaluate(
@@ -35,39 +37,56 @@ def evaluate(
     protocols: Sequence[str] | str = ("knn", "linear", "health"),
     test: Any = None,
     labels: Any = None,
+    test_labels: Any = None,
     size: int | None = None,
     trained: bool = True,
     seed: int = 0,
     device: str = "cpu",
     max_bad: float | str = 0.01,
 ) -> dict[str, Any]:
-    """How good a representation is. Returns {"model", "kind", "data", "protocols": {name: figures}, "verdict"}, and how
-    many images are in "train" and "test", and labelled in "labelled".
+    """How good a representation is. Returns {"model", "kind", "data", "test_data", "protocols": {name: figures},
+    "verdict"}, and by "train" and "test" the number of images, in "labelled" that of labelled ones, and in
+    "images_hash" which images they are.
 
     `model` is a run, a saved encoder, "pixels", an Encoder (with `size`), an embeddings folder or Embeddings. "kind" is
     "pixels", "untrained" or "learned", by which the report tells them apart. `data` is what reference and training
     images come from (named sets: their train split), `test` the held-out images (named sets: their test split). Without
-    `test`, every fifth image by key is held out. A figure for each protocol, all with hyper-parameters chosen on the
-    training part alone.
+    `test`, every fifth image by key is held out, exact copies together. A figure for each protocol, all with
+    hyper-parameters chosen on the training part alone.
+
+    `labels` are as `open_images` takes them, and `test_labels` those of `test`. Without these, "folders" and a .csv go
+    for both sides, and an array for `data` alone. Raises UsageError, before any work, where a protocol lacks labels.
     """
-    names = [protocols] if isinstance(protocols, str) else list(protocols)
+    names = [name.strip() for name in (protocols.split(",") if isinstance(protocols, str) else protocols)]
     for name in names:
         pick({**EVALUATIONS, **PROBES}, name, "protocol")
+    encoder, train_images, test_images = None, None, None
     if is_embeddings(model):
-        if data is not None or labels is not None or size is not None or not trained:
+        given = (data, labels, test_labels, size)
+        if any(one is not None for one in given) or not trained:
             raise UsageError(
-                f"model {_name(model)}: embeddings are evaluated as they are; DATA, --labels, --size and --untrained "
-                "belong to a model"
+                f"model {_name(model)}: embeddings are evaluated as they are; DATA, --labels, --test-labels, --size "
+                "and --untrained belong to a model"
             )
         if test is not None and not is_embeddings(test):
             raise UsageError(f"--test {_name(test)}: expected embeddings, as {_name(model)} is")
-        table = _table(model)
-        train_x, test_x = hold_out(table) if test is None else (table, _table(test))
-        if train_x.x.shape[1] != test_x.x.shape[1]:
-            raise DataError(f"--test: has {test_x.x.shape[1]} dimensions, and {_name(model)} {train_x.x.shape[1]}")
-        encoder, train_images = None, None
+        for name in names:
+            if name in PROBES:
+                raise UsageError(f"protocol {name}: needs a model and images; {_name(model)} holds embeddings only")
+        table, other = _table(model), None if test is None else _table(test)
+        _check_labels(names, _name(model), table.labels, "embed the images again with --labels")
+        if other is None:
+            train_x, test_x = (table.rows(ids) for ids in _split(_contents(table.keys)))
+        else:
+            if table.x.shape[1] != other.x.shape[1]:
+                raise DataError(f"--test: has {other.x.shape[1]} dimensions, and {_name(model)} {table.x.shape[1]}")
+            _check_labels(names, f"--test {_name(test)}", other.labels, "embed the images again with --labels")
+            _say_copies(_contents(table.keys), _contents(other.keys))
+            train_x, test_x = table, other
         size = int(table.meta.get("size", 0))
         kind = _kind(table.meta.get("model"), bool(table.meta.get("trained", True)))
+        data = str(table.meta.get("data") or _name(model))
+        test = test if other is None else str(other.meta.get("data") or _name(test))
     else:
         if data is None:
             raise UsageError(
@@ -77,19 +96,25 @@ def evaluate(
             raise UsageError(f"--test {_name(test)}: are embeddings; expected images, as {_name(model)} is a model")
         if isinstance(data, str) and test is None:
             data, test = _official_splits(data)
+        if test is None and test_labels is not None:
+            raise UsageError("--test-labels: belong to the images of --test, and there are none")
         encoder, train_images, size = open_for(model, data, labels=labels, size=size, trained=trained, max_bad=max_bad)
-        test_images = (
-            None if test is None else open_images(test, labels=labels, side=opening_side(size), max_bad=max_bad)
-        )
+        _check_labels(names, train_images.name, train_images.labels, "give --labels folders|FILE.csv")
+        if test is not None:
+            test_images = _open_test(test, labels, test_labels, opening_side(size), max_bad)
+            _check_labels(
+                names, f"--test {test_images.name}", test_images.labels, "give --test-labels folders|FILE.csv"
+            )
+            _check_sides(train_images, test_images, labels if test_labels is None else None)
+            test_images = fitting(encoder, test_images)
         kind = _kind(model, trained)
-        train = embed(encoder, train_images, size=size, device=device)
+        table = embed(encoder, train_images, size=size, device=device)
         if test_images is None:
-            train_x, test_x = hold_out(train)
+            train_x, test_x = (table.rows(ids) for ids in _split(train_images.contents))
             if _learned_from_labels(model):
                 say(f"{_name(model)} learned from labels, perhaps from those held out here: give --test")
         else:
-            _check_classes(train_images, test_images)
-            train_x, test_x = train, embed(encoder, fitting(encoder, test_images), size=size, device=device)
+            train_x, test_x = table, embed(encoder, test_images, size=size, device=device)
     results: dict[str, dict[str, Any]] = {}
     for name in names:
         if name in EVALUATIONS:
@@ -98,49 +123,98 @@ def evaluate(
             )
             if name == "health" and encoder is not None and train_images is not None:
                 results[name]["alignment"] = _alignment(encoder, train_images, size, seed, device)
-        elif encoder is None or train_images is None:
-            raise UsageError(f"protocol {name}: needs a model and images; {_name(model)} holds embeddings only")
-        else:
+        elif encoder is not None and train_images is not None:
             mine, others = train_images, test_images
             if name in WHOLE:
-                mine = open_images(data, labels=labels, side=WHOLE_SIDE, max_bad=max_bad)
-                others = None if test is None else open_images(test, labels=labels, side=WHOLE_SIDE, max_bad=max_bad)
-            mine = fitting(encoder, mine)
-            if others is None:
-                sides = tuple(mine.subset(ids) for ids in _split(mine.keys))
-            else:
-                sides = mine, fitting(encoder, others)
+                mine = fitting(encoder, open_images(data, labels=labels, side=WHOLE_SIDE, max_bad=max_bad))
+                if test is not None:
+                    others = fitting(encoder, _open_test(test, labels, test_labels, WHOLE_SIDE, max_bad))
+            sides = tuple(mine.subset(ids) for ids in _split(mine.contents)) if others is None else (mine, others)
             draws = Draws(seed, 0, 0, torch.from_numpy(np.array(sides[0].keys)))
             results[name] = PROBES[name](
                 encoder, *sides, size=size, draws=draws, **({"device": device} if name in WHOLE else {})
             )
+    data = _data_name(data, train_images)
     return {
         "model": _name(model),
         "kind": kind,
-        "data": data.name if isinstance(data, ImageSet) else train_x.meta.get("data") if data is None else str(data),
+        "data": data,
+        "test_data": f"held out of {data}" if test is None else _data_name(test, test_images),
         "train": len(train_x),
         "test": len(test_x),
-        "labelled": {"train": _n_labelled(train_x), "test": _n_labelled(test_x)},
+        "labelled": {"train": _n_labelled(train_x.labels), "test": _n_labelled(test_x.labels)},
+        "images_hash": {"train": images_hash(train_x.keys), "test": images_hash(test_x.keys)},
         "size": size,
         "protocols": results,
         "verdict": describe(results),
     }
 
 
-def hold_out(table: Embeddings) -> tuple[Embeddings, Embeddings]:
-    """Train and test rows: the fifth of the images whose shuffled keys come first is held out."""
-    train, test = _split(table.keys)
-    return table.rows(train), table.rows(test)
+def _split(contents: Int[np.ndarray, " n"]) -> tuple[Int[np.ndarray, " m"], Int[np.ndarray, " k"]]:
+    """Ids of train and test: the fifth of the images whose shuffled contents come first is held out, and with the last
+    of them all that are copies of it."""
+    bits = Draws(0, 0, 0, torch.from_numpy(np.array(contents))).bits("hold out").numpy()
+    held_out = bits <= np.sort(bits)[max(1, len(bits) // 5) - 1]
+    if held_out.all():
+        raise DataError("no image can be held out: there is only one, however often; give --test")
+    return np.flatnonzero(~held_out), np.flatnonzero(held_out)
 
 
-def _split(keys: Int[np.ndarray, " n"]) -> tuple[Int[np.ndarray, " m"], Int[np.ndarray, " k"]]:
-    order = Draws(0, 0, 0, torch.from_numpy(np.array(keys))).bits("hold out").argsort().numpy()
-    n_test = max(1, len(order) // 5)
-    return np.sort(order[n_test:]), np.sort(order[:n_test])
+def _contents(keys: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
+    """What is equal for exact copies, from the keys of a set, in which the n-th copy's is made of the first's."""
+    contents, row_of = np.array(keys), {int(key): i for i, key in enumerate(keys)}
+    for key in row_of:
+        n = 1
+        while (row := row_of.get(word(key, "copy", n))) is not None:
+            contents[row] = key
+            n += 1
+    return contents
 
 
-def _n_labelled(table: Embeddings) -> int:
-    return 0 if table.labels is None else int((np.asarray(table.labels) >= 0).sum())
+def _say_copies(train: Int[np.ndarray, " n"], test: Int[np.ndarray, " m"]) -> None:
+    n_copies = int(np.isin(test, train).sum())
+    if n_copies:
+        say(f"--test: {n_copies:,} of the {len(test):,} test images are exact copies of training images")
+
+
+def _open_test(test: Any, labels: Any, test_labels: Any, side: int, max_bad: float | str) -> ImageSet:
+    """The test images, with `labels` where these can go for both sides: an array belongs to the training images."""
+    if test_labels is None and isinstance(labels, str | os.PathLike):
+        test_labels = labels
+    try:
+        return open_images(test, labels=test_labels, side=side, max_bad=max_bad)
+    except LikewiseError as error:
+        raise type(error)(f"--test: {error}") from None
+
+
+def _check_labels(names: Sequence[str], who: str, labels: Any, remedy: str) -> None:
+    """Say what is missing before the work."""
+    needing = [name for name in names if name not in LABEL_FREE]
+    if needing and not _n_labelled(labels):
+        raise UsageError(
+            f"protocol {needing[0]}: needs labels, and {who} has none; {remedy}, or take --protocol health, which "
+            "needs none"
+        )
+
+
+def _check_sides(train: ImageSet, test: ImageSet, labels: Any) -> None:
+    """What holds of both sides together. `labels` are those that were given for both."""
+    _say_copies(train.contents, test.contents)
+    if isinstance(labels, str | os.PathLike) and Path(labels).suffix.lower() == ".csv":
+        both = set(train.paths) & set(test.paths)
+        if both:
+            raise UsageError(
+                f"labels={labels}: training and test images are named alike, such as {min(both)}, so that a row would "
+                "speak of two; give --test-labels"
+            )
+    # Embeddings match classes by name; those of test must be known to train.
+    unknown = sorted(set(test.classes or ()) - set(train.classes or test.classes or ()))
+    if unknown:
+        raise DataError(f"--test: has classes that the training images lack: {', '.join(unknown[:5])}")
+
+
+def _n_labelled(labels: Int[np.ndarray, " n"] | None) -> int:
+    return 0 if labels is None else int((np.asarray(labels) >= 0).sum())
 
 
 def append(folder: Path, result: dict[str, Any]) -> None:
@@ -202,6 +276,13 @@ def _name(model: Any) -> str:
     return str(model) if isinstance(model, str | os.PathLike) else type(model).__name__
 
 
+def _data_name(data: Any, images: ImageSet | None) -> str:
+    """`data` as it was named, or the name of its images; `photos/` is `photos`."""
+    if isinstance(data, str | os.PathLike) or images is None:
+        return str(data).rstrip("/") or str(data)
+    return images.name
+
+
 def _kind(model: Any, trained: bool) -> str:
     if isinstance(model, str) and model == PIXELS:
         return "pixels"
@@ -214,19 +295,12 @@ def _official_splits(data: str) -> tuple[str, str | None]:
     return data, None
 
 
-def _check_classes(train: ImageSet, test: ImageSet) -> None:
-    """Embeddings match classes by name; those of test must be known to train."""
-    unknown = sorted(set(test.classes or ()) - set(train.classes or test.classes or ()))
-    if unknown:
-        raise DataError(f"--test: has classes that the training images lack: {', '.join(unknown[:5])}")
-
-
 def _alignment(encoder: Encoder, images: ImageSet, size: int, seed: int, device: str) -> float:
     """How close a crop lies to another crop of the same image, for up to 2,000 images."""
     ids = np.argsort(images.keys)[:N_ALIGNED]
     part = images.subset(ids)
     (view,) = weak(size)
-    with torch.inference_mode():
+    with in_eval_mode(encoder), torch.inference_mode():
         both = []
         for name in ("a", "b"):
             draws = Draws(seed, 0, 0, torch.from_numpy(part.keys)).child(name)
@@ -234,6 +308,6 @@ def _alignment(encoder: Encoder, images: ImageSet, size: int, seed: int, device:
             seen = []
             for r in rows:
                 mine = Draws(seed, 0, 0, draws.keys[torch.from_numpy(r)]).child(name)
-                seen.append(encoder.eval()(view(part.source(r), mine).to(device)).float().cpu())
+                seen.append(encoder(view(part.source(r), mine).to(device)).float().cpu())
             both.append(torch.cat(seen))
     return alignment(*both)
