@@ -17,13 +17,14 @@ from likewise.encoders import Pixels, build
 from likewise.errors import DataError, UsageError
 from likewise.evaluation import alignment, describe, few_label, health, knn, linear, map2d
 from likewise.evaluation.health import alpha, rankme, std, uniformity
-from likewise.evaluation.labelled import labelled
+from likewise.evaluation.labelled import features, labelled
 from likewise.images import open_images
 from likewise.types import DataInfo, Embeddings
 from likewise.verbs.evaluate import evaluate
 
 KNN = sys.modules["likewise.evaluation.knn"]
 LINEAR = sys.modules["likewise.evaluation.linear"]
+HEALTH = sys.modules["likewise.evaluation.health"]
 
 
 def embeddings(x, labels=None, classes=None, first=0):
@@ -146,7 +147,10 @@ def test_few_labels(digits):
     assert tenth["labels"] == pytest.approx(100, abs=3)
     assert 0.3 < one["accuracy"] < tenth["accuracy"] < linear(*digits)["accuracy"]
     assert tenth["spread"] > 0
-    assert few_label(*digits, share=1.0, n_draws=1)["spread"] == 0
+    assert (one["share"], one["share_used"]) == (0.01, 0.01)
+    full = few_label(*digits, share=1.0, n_draws=1)
+    assert full["spread"] == 0
+    assert full["share_used"] == full["labels"] / 1000 < 1  # a class cannot give more than it has
     with pytest.raises(UsageError, match=r"share=0\.0: must be above 0"):
         few_label(*digits, share=0.0)
     with pytest.raises(UsageError, match="n_draws=0: must be at least 1"):
@@ -215,6 +219,40 @@ def test_health_tells_collapse(x, collapsed):
     assert health(embeddings(x))["collapsed"] is collapsed
 
 
+def test_one_dimension_or_a_handful_of_images_is_no_collapse():
+    assert health(embeddings(np.random.default_rng(0).normal(size=(300, 1))))["collapsed"] is False
+    assert health(embeddings(np.ones((300, 1))))["collapsed"] is True
+    few = health(embeddings(np.ones((2, 32))))
+    assert (few["collapsed"], few["images"]) == (False, 2)
+    assert "2 images are too few to tell whether they have collapsed" in describe({"health": few})
+    generator = np.random.default_rng(0)
+    narrow = health(embeddings(generator.normal(size=(500, 3)) @ generator.normal(size=(3, 128))))
+    assert "about 3 of 128 dimensions; they have not collapsed, but so few tell little apart" in describe(
+        {"health": narrow}
+    )
+
+
+def test_health_reads_no_more_rows_than_it_measures(monkeypatch):
+    x = np.random.default_rng(0).normal(size=(50, 4))
+    read = []
+    monkeypatch.setattr(HEALTH, "ROWS", 20)
+    monkeypatch.setattr(HEALTH, "features", lambda table, side: (read.append(len(table)), features(table, side))[1])
+    assert health(embeddings(x))["images"] == 20
+    assert read == [20]
+
+
+def test_means_by_blocks_are_means(digits, monkeypatch):
+    data = labelled(*digits)
+    whole = LINEAR.standardise(data)
+    expected = (data.x.double() - data.x.double().mean(0)) / data.x.double().std(0, correction=0).clamp(min=1e-9)
+    torch.testing.assert_close(whole.x, expected.float(), atol=1e-6, rtol=0)
+    for module in ("labelled", "linear"):
+        monkeypatch.setattr(sys.modules[f"likewise.evaluation.{module}"], "BLOCK", 70)
+    blocks = LINEAR.standardise(data)
+    torch.testing.assert_close(blocks.x, whole.x, atol=1e-6, rtol=0)
+    torch.testing.assert_close(blocks.x_test, whole.x_test, atol=1e-6, rtol=0)
+
+
 def test_classes_are_matched_by_name():
     x = np.eye(3)
     train = embeddings(x, np.array([0, 1, 2]), ["cat", "dog", "owl"])
@@ -224,6 +262,19 @@ def test_classes_are_matched_by_name():
     assert knn(train, strange, k=1)["accuracy"] == pytest.approx(1 / 3)
     with pytest.raises(UsageError, match="no class of the test images occurs"):
         knn(train, embeddings(x, np.array([0, 0, 0]), ["emu"]))
+
+
+def test_labels_without_names_survive_a_folder(tmp_path):
+    train = embeddings(np.eye(12), np.arange(12))
+    loaded = Embeddings.load(train.save(tmp_path))
+    assert (loaded.labels.tolist(), loaded.classes) == (list(range(12)), None)
+    assert knn(train, loaded, k=1)["accuracy"] == 1.0
+    named = Embeddings.load(embeddings(np.eye(2), np.array([1, 0]), ["2", "10"]).save(tmp_path))
+    assert (named.labels.tolist(), named.classes) == ([1, 0], ["2", "10"])
+    with pytest.raises(DataError, match="classes: test has names of classes and train none"):
+        knn(train.rows(np.arange(2)), embeddings(np.eye(2, 12), np.array([1, 0]), ["2", "10"]))
+    with pytest.raises(DataError, match="label 1 but 0 names of classes"):
+        embeddings(np.eye(2), np.array([1, 0]), [])
 
 
 def test_images_without_a_label_are_left_out():
@@ -370,7 +421,7 @@ def test_the_result_says_what_it_was_measured_on(tmp_path):
     y = np.arange(20) % 2
     a, b = open_images(noise(20), labels=y, name="a"), open_images(noise(20, 1), labels=y, name="b")
     held_out, tested = (evaluate("pixels", a, test=test, size=8, protocols="knn") for test in (None, b))
-    assert (held_out["data"], held_out["test_data"]) == ("a", "held out of a")
+    assert (held_out["data"], held_out["test_data"]) == ("a", None)
     assert (tested["data"], tested["test_data"]) == ("a", "b")
     assert tested["images_hash"]["test"] == images_hash(b.keys) != held_out["images_hash"]["test"]
     assert evaluate("pixels", noise(20), labels=y, size=8, protocols="knn")["data"] == "arrays"
@@ -379,6 +430,11 @@ def test_the_result_says_what_it_was_measured_on(tmp_path):
         Image.fromarray(pixels).save(tmp_path / "photos" / f"{i}.png")
     found = evaluate("pixels", f"{tmp_path / 'photos'}/", size=8, protocols="health")
     assert found["data"] == str(tmp_path / "photos")
+
+
+def test_embed_refuses_no_batch():
+    with pytest.raises(UsageError, match="batch_size=0: expected at least 1"):
+        likewise.embed(Pixels(DataInfo(3, 3, 8)), noise(3), size=8, batch_size=0)
 
 
 def test_the_encoder_stays_in_its_mode_and_the_generator_where_it_was(tmp_path):

@@ -303,6 +303,11 @@ def test_the_same_image_matches_itself_and_shuffled_descriptors_do_not(china):
         assert match_precision(distances(vectors, vectors[order]), right, possible) < 0.05
 
 
+def test_descriptors_that_are_not_finite_are_named(china):
+    with pytest.raises(DataError, match="descriptor 'broken': gives values that are not finite"):
+        describe(china, [lambda images: {"broken": torch.full((len(images), 4), torch.nan)}])
+
+
 def test_means_by_change():
     rows = [
         {"scene": "a", "image": "img2", "change": "blur", "descriptor": "sift", "ap": 0.5},
@@ -473,6 +478,9 @@ def test_pairs_folders(tmp_path, china, monkeypatch):
     assert [(p.scene, p.change) for p in read_pairs(".")] == [("mine", "unknown"), ("mine", "snow")]
     Path("changes.csv").write_text("scene,image,change\nmine,img2,rain\n")
     assert [p.change for p in read_pairs(".")] == ["rain", "snow"]
+    (tmp_path / "changes.csv").write_text("scene,image,change\nmine,img2,all\n")
+    with pytest.raises(DataError, match=r"changes.csv: names a change 'all'"):
+        read_pairs(tmp_path)
     (tmp_path / "changes.csv").write_bytes("scene,image,change\nboat,,größer\n".encode("latin-1"))
     with pytest.raises(DataError, match=r"changes.csv: is not a table \(.*\); expected scene, image, change in UTF-8$"):
         read_pairs(tmp_path)

@@ -1,5 +1,6 @@
 """Support vector machines on pooled maps: against scikit-learn, against loops, and the protocols' own rules."""
 
+import dataclasses
 import sys
 
 import numpy as np
@@ -137,6 +138,35 @@ def test_an_encoder_without_maps_gives_its_features():
     encoder = Pixels(DataInfo(4, 3, 16))
     result = probe(encoder, images, images, size=16, draws=Draws(0, 0, 0, torch.from_numpy(images.keys)))
     assert (result["dim"], result["accuracy"]) == (16 * 16 * 3, 1.0)
+
+
+def test_images_without_a_label_are_neither_embedded_nor_counted(monkeypatch):
+    images = photographs(12, 16)
+    part = dataclasses.replace(images, labels=np.where(np.arange(12) < 8, images.labels, -1))
+    seen = []
+    encoder = Pixels(DataInfo(12, 3, 16))
+    encoder.register_forward_pre_hook(lambda module, inputs: seen.append(len(inputs[0])))
+    result = probe(encoder, part, part, size=16, draws=Draws(0, 0, 0, torch.from_numpy(part.keys)))
+    assert (sum(seen), result["labels"], result["test"]) == (16, 8, 8)
+    with pytest.raises(UsageError, match="labels: arrays has none"):
+        probe(encoder, images, images.relabel(None), size=16, draws=Draws(0, 0, 0, torch.from_numpy(images.keys)))
+
+
+def test_images_are_seen_as_they_are_kept_and_none_of_their_batches_is_empty(monkeypatch):
+    from PIL import Image
+
+    module, seen = sys.modules["likewise.evaluation.svm"], []
+
+    class Watching(Encoder):
+        def dense(self, x):
+            seen.append(tuple(x.shape))
+            return [x]
+
+    pictures = [Image.new("RGB", (64, 48), (40 * i, 0, 200 * (i % 2))) for i in range(6)]
+    images = open_images(pictures, labels=np.arange(6) % 2, side=24)
+    monkeypatch.setattr(module, "AT_ONCE", 100)  # less than a single image
+    probe(Watching(), images, images, size=16, draws=Draws(0, 0, 0, torch.from_numpy(images.keys)))
+    assert set(seen) == {(1, 3, 21, 28)}  # of about 24 x 24 pixels, in the aspect of the image
 
 
 def test_draws_are_balanced_and_follow_keys():

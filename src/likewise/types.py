@@ -123,6 +123,10 @@ class Embeddings:
         for name, n in rows.items():
             if n != len(self.x):
                 raise DataError(f"embeddings have {len(self.x)} rows but {n} {name}")
+        if self.labels is not None and self.classes is not None:
+            most = int(np.max(self.labels, initial=-1))
+            if most >= len(self.classes):
+                raise DataError(f"embeddings have the label {most} but {len(self.classes)} names of classes")
 
     def __len__(self) -> int:
         return len(self.x)
@@ -156,7 +160,10 @@ class Embeddings:
 
     @classmethod
     def load(cls, folder: Path) -> "Embeddings":
-        """Read a folder that `save` wrote; `x` is memory-mapped."""
+        """Read a folder that `save` wrote; `x` is memory-mapped.
+
+        Labels that are whole numbers without names of classes stay these numbers; others are numbered.
+        """
         folder = Path(folder)
         for name in ("x.npy", "items.csv", "meta.json"):
             if not (folder / name).is_file():
@@ -172,8 +179,12 @@ class Embeddings:
         classes = meta.pop("classes", None)
         labels = None
         if set(names) - {""}:
-            classes = classes or sorted(set(names) - {""})
-            number = {name: i for i, name in enumerate(classes)}
+            known = set(names) - {""}
+            if classes is None and all(name.isdecimal() for name in known):
+                number = {name: int(name) for name in known}
+            else:
+                classes = classes or sorted(known)
+                number = {name: i for i, name in enumerate(classes)}
             labels = np.array([number.get(name, -1) for name in names])[np.array(named, dtype=np.int64)]
         return cls(x, np.array(keys, dtype=np.int64), paths, labels, classes, meta)
 

@@ -1,8 +1,10 @@
 """Few labels: the linear probe when only a share of the training images is labelled.
 
-Protocol few-label-v1: features standardised by all of train, which takes no labels; as many images of each class as
-fit the share (at least one), drawn by the images' keys; then the linear probe on these alone, its l2 chosen among them
-too; mean and standard deviation over the draws.
+Protocol few-label-v1: features standardised by all of train, which takes no labels; the same number of images of each
+class, drawn by the images' keys: the share of the labelled images divided by the classes, rounded, at least one, and
+of a smaller class all it has. So the share that is used is larger than a small one that was asked for, and smaller than
+a large one where classes differ in size. Then the linear probe on these alone, its l2 chosen among them too; mean and
+standard deviation over the draws.
 """
 
 from typing import Any
@@ -21,7 +23,8 @@ VERSION = "few-label-v1"
 def few_label(
     train: Embeddings, test: Embeddings, *, share: float = 0.01, n_draws: int = 3, seed: int = 0
 ) -> dict[str, Any]:
-    """`accuracy` on test (mean over draws), its `spread` (standard deviation), and the number of `labels` used."""
+    """`accuracy` on test (mean over draws), its `spread` (standard deviation), the number of `labels` used, and the
+    `share` of the labelled images that was asked for and the `share_used`."""
     if not 0 < share <= 1:
         raise UsageError(f"share={share}: must be above 0 and at most 1")
     if n_draws < 1:
@@ -43,5 +46,6 @@ def few_label(
         "spread": float(result.std()) if n_draws > 1 else 0.0,
         "labels": n_labels,
         "share": share,
+        "share_used": n_labels / len(data.y),
         "n_draws": n_draws,
     }

@@ -11,7 +11,8 @@ Protocol health-v1, measured on train (at most 25,600 images, drawn by their key
   the unit sphere; 0 is collapse, about -4 an even spread in many dimensions.
 - `std`: mean standard deviation of the channels of the features on the unit sphere, times sqrt(d): 0 is collapse, 1
   an even spread.
-- `collapsed`: `std` below 0.02 (a mean cosine above 0.9996), or `rankme` below 2 (below 1.1 where d is tiny).
+- `collapsed`: `std` below 0.02 (a mean cosine above 0.9996), or `rankme` below 2 (below 1.1 where d is tiny). Never for
+  fewer than 10 images, which cannot tell. `images` is the number of those measured.
 """
 
 from typing import Any
@@ -28,13 +29,14 @@ from likewise.types import Embeddings
 
 VERSION = "health-v1"
 ROWS, PAIR_ROWS = 25_600, 2_000
+FEWEST = 10  # images that tell collapse
 
 
 def health(train: Embeddings, test: Embeddings | None = None) -> dict[str, Any]:
     """The figures above, of train; `test` is not looked at. No labels are needed."""
-    keys = torch.tensor(train.keys.tolist(), dtype=torch.int64)
+    keys = torch.from_numpy(np.array(train.keys, dtype=np.int64))
     order = Draws(0, epoch=0, number=0, keys=keys).bits("health").argsort(stable=True)
-    x = features(train, "train")[order[:ROWS]]
+    x = features(train.rows(order[:ROWS].numpy()), "train")
     rank, spread, decay, d = rankme(x), std(x), alpha(x), x.shape[1]
     return {
         "version": VERSION,
@@ -43,7 +45,8 @@ def health(train: Embeddings, test: Embeddings | None = None) -> dict[str, Any]:
         **({} if decay is None else {"alpha": decay}),
         "uniformity": uniformity(x[:PAIR_ROWS]),
         "std": spread,
-        "collapsed": not (spread >= 0.02 and rank >= min(2.0, 1 + 0.1 * (d - 1))),
+        "images": len(x),
+        "collapsed": len(x) >= FEWEST and not (spread >= 0.02 and rank >= min(2.0, 0.999 + 0.1 * (d - 1))),
     }
 
 

@@ -2,6 +2,7 @@
 
 Protocol knn-v1: features minus the mean of train, scaled to length 1 (zero stays zero); cosine similarity s; the k
 nearest vote with weight exp(s / temperature); the class with the largest sum wins, the lower class among equals.
+Rows of train that are as near as the k-th are taken as they come, which matters for features of few values alone.
 Papers do not remove the mean; raw pixels need it, and learned features hardly notice. k is never chosen on the test
 images: 20 and 200 are both reported.
 """
@@ -13,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from likewise.errors import UsageError
-from likewise.evaluation.labelled import labelled
+from likewise.evaluation.labelled import labelled, mean
 from likewise.types import Embeddings
 
 VERSION = "knn-v1"
@@ -30,9 +31,9 @@ def knn(train: Embeddings, test: Embeddings, *, k: int = 20, temperature: float 
     if k < 1 or temperature <= 0:
         raise UsageError(f"k={k}, temperature={temperature}: both must be positive")
     data = labelled(train, test)
-    mean = data.x.double().mean(0).float()
-    x = torch.nn.functional.normalize(data.x - mean, dim=1)
-    x_test = torch.nn.functional.normalize(data.x_test - mean, dim=1)
+    middle = mean(data.x).float()
+    x = torch.nn.functional.normalize(data.x - middle, dim=1)
+    x_test = torch.nn.functional.normalize(data.x_test - middle, dim=1)
     k = min(k, len(x))
     others = [200] if len(x) > 200 and k != 200 else []
     most = max([k, *others])

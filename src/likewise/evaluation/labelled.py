@@ -10,6 +10,8 @@ from torch import Tensor
 from likewise.errors import DataError, UsageError
 from likewise.types import Embeddings
 
+BLOCK = 1 << 16  # rows that are brought to float64 at once: never a second table of that size
+
 
 class Labelled(NamedTuple):
     """The images of train and test that have a label, and the number of classes of both together."""
@@ -23,15 +25,20 @@ class Labelled(NamedTuple):
 
 
 def labelled(train: Embeddings, test: Embeddings) -> Labelled:
-    """Both sides with one numbering of the classes: by name where both have names, else by number.
+    """Both sides with one numbering of the classes: by name where they have names, else by number.
 
     Images without a label (-1) are left out. Raises UsageError where labels are missing or train has fewer than two
-    classes, DataError where features are not finite or the two sides differ in dimensions.
+    classes, DataError where features are not finite, or the two sides differ in dimensions, or one alone has names.
     """
     if train.x.shape[1] != test.x.shape[1]:
         raise DataError(f"train has {train.x.shape[1]} dimensions and test {test.x.shape[1]}: not of one encoder")
     x, y = features(train, "train"), _labels(train, "train")
     x_test, y_test = features(test, "test"), _labels(test, "test")
+    if (train.classes is None) != (test.classes is None):
+        named, bare = ("train", "test") if test.classes is None else ("test", "train")
+        raise DataError(
+            f"classes: {named} has names of classes and {bare} none, so that nobody can tell which are which"
+        )
     if train.classes is not None and test.classes is not None:
         names = list(train.classes) + [name for name in test.classes if name not in set(train.classes)]
         number = np.array([names.index(name) for name in test.classes])
@@ -50,6 +57,11 @@ def labelled(train: Embeddings, test: Embeddings) -> Labelled:
         torch.from_numpy(y_test[known_test]),
         int(max(y.max(), y_test.max())) + 1,
     )
+
+
+def mean(x: Float[Tensor, "n d"]) -> Float[Tensor, " d"]:
+    """The mean of the rows, in float64."""
+    return torch.stack([block.double().sum(0) for block in x.split(BLOCK)]).sum(0) / len(x)
 
 
 def features(embeddings: Embeddings, side: str) -> Float[Tensor, "n d"]:

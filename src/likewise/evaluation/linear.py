@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from likewise.draws import Draws
-from likewise.evaluation.labelled import Labelled, labelled
+from likewise.evaluation.labelled import BLOCK, Labelled, labelled, mean
 from likewise.types import Embeddings
 
 VERSION = "linear-v1"
@@ -49,9 +49,15 @@ def solve(data: Labelled, seed: int) -> tuple[Float[Tensor, "e c"], float, float
 
 def standardise(data: Labelled) -> Labelled:
     """Zero mean and unit variance by the train side, for both sides; channels that are constant there become zero."""
-    mean, std = data.x.double().mean(0), data.x.double().std(0, correction=0)
-    scale = torch.where(std > 1e-6 * (mean.abs() + std.mean()), 1 / std, 0.0)
-    return data._replace(x=((data.x - mean) * scale).float(), x_test=((data.x_test - mean) * scale).float())
+    middle = mean(data.x)
+    squares = [(block - middle).square().sum(0) for block in data.x.split(BLOCK)]
+    std = (torch.stack(squares).sum(0) / len(data.x)).sqrt()
+    scale = torch.where(std > 1e-6 * (middle.abs() + std.mean()), 1 / std, 0.0)
+
+    def scaled(x: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
+        return torch.cat([((block - middle) * scale).float() for block in x.split(BLOCK)])
+
+    return data._replace(x=scaled(data.x), x_test=scaled(data.x_test))
 
 
 def fit(x: Float[Tensor, "n d"], y: Int[Tensor, " n"], l2: float, start: Float[Tensor, "e c"]) -> Float[Tensor, "e c"]:

@@ -50,10 +50,10 @@ def svm(
     """SVMs on the maxima of all layers' maps in four quadrants: any labelled images, as large as they are.
 
     `accuracy` on test, with all of train, or its mean and `spread` over `n_draws` of `per_class` images each. `side` in
-    pixels; None: the median short side of the training images.
+    pixels; None: the median short side of the training images as they are kept.
     """
     folds = None if per_class is None else balanced(train, per_class, n_draws, draws)
-    side = _side(encoder, side or train.native_side, size)
+    side = _side(encoder, side or int(np.median(_sizes(train).min(1))), size)
     return {"version": "svm-v1", **judge(encoder, train, test, side, pyramid, folds, draws, device, precision)}
 
 
@@ -136,9 +136,8 @@ def balanced(
     images: ImageSet, per_class: int, n_draws: int, draws: Draws, *, fewer: bool = False
 ) -> list[Int[np.ndarray, " _"]]:
     """Ids of `per_class` images of each class, drawn by their keys; of smaller classes all, if `fewer` are allowed."""
-    if images.labels is None:
-        raise UsageError(f"labels: {images.name} has none, and this protocol needs them (--labels folders|FILE.csv)")
-    counts = np.bincount(images.labels[images.labels >= 0])
+    labels = _labels(images)
+    counts = np.bincount(labels[labels >= 0])
     if not fewer and counts[counts > 0].min(initial=per_class) < per_class:
         raise UsageError(
             f"per_class={per_class}: the smallest class of {images.name} has {counts[counts > 0].min()} images"
@@ -147,10 +146,10 @@ def balanced(
     for draw in range(n_draws):
         mine = Draws(draws.seed, draw, 0, torch.from_numpy(images.keys)).child("svm")
         order = mine.bits("train").argsort(stable=True).numpy()
-        order = order[images.labels[order] >= 0]
+        order = order[labels[order] >= 0]
         places = np.zeros(len(order), np.int64)
-        for label in np.unique(images.labels[order]):
-            rows = images.labels[order] == label
+        for label in np.unique(labels[order]):
+            rows = labels[order] == label
             places[rows] = np.arange(rows.sum())
         found.append(np.sort(order[places < per_class]))
     return found
@@ -169,8 +168,9 @@ def judge(
     *,
     by_class: bool = False,
 ) -> dict[str, Any]:
-    """Features of the images that any fold needs, then an SVM for each fold (ids of `train`; None: all of it)."""
-    folds = [np.arange(len(train))] if folds is None else folds
+    """Features of the images that any fold needs, then an SVM for each fold (ids of `train`; None: all labelled)."""
+    folds = [np.flatnonzero(_labels(train) >= 0)] if folds is None else folds
+    test = test.subset(_labels(test) >= 0)
     needed = np.unique(np.concatenate(list(folds)))
     pair = []
     for images in (train.subset(needed), test):
@@ -270,7 +270,7 @@ def pooled(
     """The maxima of all maps of all layers in the cells of each grid, row i for image i."""
     training = encoder.training
     encoder = encoder.eval().to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    sizes = np.array([images.store[int(row)].shape[1:] for row in images.rows])
+    sizes = _sizes(images)
     table: np.ndarray | None = None
     done, cell = 0, getattr(encoder, "patch", 1)  # a ViT takes whole patches
     with torch.inference_mode(), bar("pool", len(images)) as progress:
@@ -280,7 +280,7 @@ def pooled(
                 scale = side / (height * width) ** 0.5
                 size = max(1, round(height * scale / cell)) * cell, max(1, round(width * scale / cell)) * cell
             alike = np.flatnonzero((sizes == (height, width)).all(1))
-            for ids in np.array_split(alike, -(-len(alike) * size[0] * size[1] // AT_ONCE)):
+            for ids in np.array_split(alike, min(len(alike), -(-len(alike) * size[0] * size[1] // AT_ONCE))):
                 x = images.source(ids).pixels.to(device).float() / 255
                 if size != (height, width):
                     x = F.interpolate(x, size, mode="bilinear", antialias=True)
@@ -299,6 +299,17 @@ def _maxima(encoder: Encoder, images: Images, pyramid: Sequence[int]) -> Float[T
         return encoder(images)
     maps: list[Tensor] = encoder.dense(images)  # type: ignore[operator]
     return torch.cat([F.adaptive_max_pool2d(m, grid).flatten(1) for m in maps for grid in pyramid], 1)
+
+
+def _labels(images: ImageSet) -> Int[np.ndarray, " n"]:
+    if images.labels is None or not (images.labels >= 0).any():
+        raise UsageError(f"labels: {images.name} has none, and this protocol needs them (--labels folders|FILE.csv)")
+    return images.labels
+
+
+def _sizes(images: ImageSet) -> Int[np.ndarray, "n 2"]:
+    """Height and width of each image as it is kept, in pixels."""
+    return np.array([images.store[int(row)].shape[1:] for row in images.rows])
 
 
 def _side(encoder: Encoder, side: int, size: int) -> int:

@@ -4,6 +4,9 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from likewise.evaluation.health import FEWEST
+
+FEW, NARROW = 10, 0.1  # directions are few below ten that are below a tenth of all
 CHANGES = ("translation", "scale", "rotation", "contrast", "saturation", "value", "hue", "blur")
 
 
@@ -28,14 +31,18 @@ nothing has collapsed.'
     sentences = [_sentence(", ".join(clauses))] if clauses else []
 
     rank, dim = _number(results, "health", "rankme"), _number(results, "health", "dim")
-    collapsed = results.get("health", {}).get("collapsed")
+    collapsed, n_images = results.get("health", {}).get("collapsed"), _number(results, "health", "images")
     parts = []
     if rank is not None:
         parts.append(f"the features use about {rank:.0f}{'' if dim is None else f' of {dim:.0f}'} dimensions")
-    if collapsed is not None:
-        parts.append(
-            "they have collapsed: all images look alike to the encoder" if collapsed else "nothing has collapsed"
-        )
+    if n_images is not None and n_images < FEWEST:
+        parts.append(f"{n_images:.0f} images are too few to tell whether they have collapsed")
+    elif collapsed:
+        parts.append("they have collapsed: all images look alike to the encoder")
+    elif rank is not None and dim is not None and rank < min(FEW, NARROW * dim):
+        parts.append("they have not collapsed, but so few tell little apart")
+    elif collapsed is not None:
+        parts.append("nothing has collapsed")
     if parts:
         sentences.append(_sentence("; ".join(parts)))
     moved = {name: _number(results, "invariance", name) for name in CHANGES}

@@ -45,8 +45,8 @@ def evaluate(
     max_bad: float | str = 0.01,
 ) -> dict[str, Any]:
     """How good a representation is. Returns {"model", "kind", "data", "test_data", "protocols": {name: figures},
-    "verdict"}, and by "train" and "test" the number of images, in "labelled" that of labelled ones, and in
-    "images_hash" which images they are.
+    "verdict"}, and for "train" and "test" how many images there are, how many of them are "labelled", and their
+    "images_hash". "test_data" is None where the test images are held out of the data.
 
     `model` is a run, a saved encoder, "pixels", an Encoder (with `size`), an embeddings folder or Embeddings. "kind" is
     "pixels", "untrained" or "learned", by which the report tells them apart. `data` is what reference and training
@@ -134,12 +134,11 @@ def evaluate(
             results[name] = PROBES[name](
                 encoder, *sides, size=size, draws=draws, **({"device": device} if name in WHOLE else {})
             )
-    data = _data_name(data, train_images)
     return {
         "model": _name(model),
         "kind": kind,
-        "data": data,
-        "test_data": f"held out of {data}" if test is None else _data_name(test, test_images),
+        "data": _data_name(data, train_images),
+        "test_data": None if test is None else _data_name(test, test_images),
         "train": len(train_x),
         "test": len(test_x),
         "labelled": {"train": _n_labelled(train_x.labels), "test": _n_labelled(test_x.labels)},

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
-from likewise.errors import UsageError
+from likewise.errors import DataError, UsageError
 from likewise.evaluation.matching.descriptors import Describe
 from likewise.evaluation.matching.ellipses import Ellipses, overlap, transport
 from likewise.evaluation.matching.pairs import Pair, read_image
@@ -82,12 +82,14 @@ def describe(
     extent: float = EXTENT,
     most: int = MOST,
 ) -> Described:
-    """The regions of an image and what each describer says of their patches."""
+    """The regions of an image and what each describer says of their patches, or a DataError if that is not finite."""
     ellipses = regions(image, most=most)
     parts: dict[str, list[Tensor]] = {}
     for some in patches(image, frames(image, ellipses, extent=extent), side):
         for describer in describers:
             for name, vectors in describer(some).items():
+                if not vectors.isfinite().all():
+                    raise DataError(f"descriptor {name!r}: gives values that are not finite")
                 parts.setdefault(name, []).append(vectors)
     return Described(
         image.shape[1], image.shape[2], ellipses, {name: torch.cat(vectors) for name, vectors in parts.items()}

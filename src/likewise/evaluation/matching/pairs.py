@@ -120,6 +120,9 @@ def _changes(path: Path) -> dict[tuple[str, str], str]:
             if not {"scene", "change"} <= set(rows.fieldnames or ()):
                 names = ", ".join(rows.fieldnames or ())
                 raise DataError(f"{path}: has columns {names}; expected scene, image, change")
-            return {(row["scene"], row.get("image") or ""): row["change"] for row in rows}
+            changes = {(row["scene"], row.get("image") or ""): row["change"] for row in rows}
     except (UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path}: is not a table ({error}); expected scene, image, change in UTF-8") from None
+    if "all" in changes.values():
+        raise DataError(f"{path}: names a change 'all', which is that of all pairs; expected another name")
+    return changes
