@@ -18,6 +18,7 @@ from PIL import Image
 from sklearn.decomposition import PCA
 from sklearn.neighbors import NearestNeighbors
 
+import likewise.evaluation.verdict
 import likewise.report
 from likewise import progress
 from likewise.coresets import quality
@@ -455,7 +456,10 @@ def test_every_measure_and_protocol_has_a_name_in_words() -> None:
         assert key not in name.lower()
         assert note.endswith("higher is better" if sign > 0 else "lower is better")
         assert np.isfinite(figure)
-    found = [verdict.Score("run", "learned", "digits", name, 0.5) for name in ("knn", "linear", "few-label", "svm")]
+    found = [
+        verdict.Score("run", "run", "learned", "digits", "digits", name, 0.5)
+        for name in ("knn", "linear", "few-label", "svm")
+    ]
     assert not {bar["title"] for bar in verdict.bars(found)} & {score.protocol for score in found}
 
 
@@ -463,6 +467,135 @@ def test_the_last_evaluation_of_a_model_counts(tmp_path: Path) -> None:
     lines = evaluation_lines(learned=0.5, pixels=0.4) + evaluation_lines(learned=0.6)
     runs, _, _ = read_folders([make_run(tmp_path / "run", **{"evaluation.jsonl": lines})])
     assert [(score.kind, score.accuracy) for score in scores(runs)] == [("pixels", 0.4), ("learned", 0.6)]
+
+
+def evaluation(kind: str, accuracy: float, **changes: Any) -> dict[str, Any]:
+    return {"model": "any", "kind": kind, "data": "photos", "protocols": {"knn": {"accuracy": accuracy}}, **changes}
+
+
+def folder_of(path: Path, *lines: dict[str, Any]) -> Path:
+    """A run folder with these evaluations and no more."""
+    path.mkdir(parents=True)
+    (path / "status.json").write_text("{}")
+    json_lines(path / "evaluation.jsonl", lines)
+    return path
+
+
+def test_figures_on_other_test_images_are_not_compared(tmp_path: Path) -> None:
+    easy, hard = ({"test_data": name, "images_hash": {"train": "a", "test": name}} for name in ("easy", "hard"))
+    pixels, learned = evaluation("pixels", 0.4, **hard), evaluation("learned", 0.9, **easy)
+    runs, _, _ = read_folders([folder_of(tmp_path / "a", pixels, learned)])
+    assert "Without the same figure for raw pixels" in headline(runs, [])
+    assert [bar["data"] for bar in verdict.bars(scores(runs))] == ["easy", "hard"]
+    runs, _, _ = read_folders([folder_of(tmp_path / "b", {**pixels, **easy}, learned)])
+    assert "learned something useful" in headline(runs, [])
+    older = (evaluation("pixels", 0.4, data="photos/"), evaluation("learned", 0.9))  # they name the data alone
+    runs, _, _ = read_folders([folder_of(tmp_path / "c", *older)])
+    assert "learned something useful" in headline(runs, [])
+    held_out = evaluation("learned", 0.9, test_data=None, images_hash={"train": "a", "test": "b"})
+    runs, _, _ = read_folders([folder_of(tmp_path / "d", held_out)])
+    assert verdict.bars(scores(runs))[0]["data"] == "images held out of photos"
+
+
+def test_an_untrained_encoder_is_the_baseline_of_its_own_run(tmp_path: Path) -> None:
+    lines = {"x": (0.3, 0.7, 0.8), "y": (0.3, 0.2, 0.6)}
+    folders = [
+        folder_of(tmp_path / name / "run", *map(evaluation, ("pixels", "untrained", "learned"), figures))
+        for name, figures in lines.items()
+    ]
+    runs, _, _ = read_folders(folders)
+    assert "against 30 with raw pixels and 70 with an untrained encoder" in headline(runs, [])
+    assert "against 30 with raw pixels and 70 with an untrained encoder" in headline(runs[::-1], [])
+    (bar,) = verdict.bars(scores(runs))
+    assert {(row["name"], row["value"]) for row in bar["rows"]} == {
+        ("Raw pixels", 0.3),
+        ("Untrained encoder (x/run)", 0.7),
+        ("Untrained encoder (y/run)", 0.2),
+        ("Learned (x/run)", 0.8),
+        ("Learned (y/run)", 0.6),
+    }
+
+
+def test_the_headline_takes_the_data_that_has_baselines(tmp_path: Path) -> None:
+    lines = (evaluation("pixels", 0.2), evaluation("learned", 0.6), evaluation("learned", 0.9, data="easy"))
+    runs, _, _ = read_folders([folder_of(tmp_path / "run", *lines)])
+    assert "for 60 in a hundred images, against 20 with raw pixels" in headline(runs, [])
+
+
+@pytest.mark.parametrize(
+    ("learned", "n", "sentence"),
+    [
+        (0.6, 20, "20 test images are too few to tell"),
+        (0.5, 20, "20 test images are too few to tell"),
+        (0.7, 2000, "learned something useful"),
+        (0.52, 100_000, "learned a little"),
+        (0.502, 10_000, "no better than raw pixels"),
+    ],
+)
+def test_a_difference_that_chance_makes_is_none(tmp_path: Path, learned: float, n: int, sentence: str) -> None:
+    labelled = {"labelled": {"train": 4 * n, "test": n}}
+    lines = (evaluation("pixels", 0.5, **labelled), evaluation("learned", learned, **labelled))
+    runs, _, _ = read_folders([folder_of(tmp_path / "run", *lines)])
+    assert sentence in headline(runs, [])
+
+
+@pytest.mark.parametrize(
+    ("health", "sentence"),
+    [
+        ({"rankme": 3.0, "dim": 512, "images": 500, "collapsed": False}, "but spread over only about 3 directions"),
+        ({"rankme": 1.9, "dim": 2, "images": 500, "collapsed": False}, "have not collapsed: they spread over about 2"),
+        ({"rankme": 1.0, "dim": 512, "images": 2, "collapsed": False}, "no evaluation"),
+    ],
+)
+def test_the_headline_tells_few_directions_and_few_images(
+    tmp_path: Path, health: dict[str, Any], sentence: str
+) -> None:
+    runs, _, _ = read_folders([folder_of(tmp_path / "run", evaluation("learned", 0, protocols={"health": health}))])
+    assert sentence in headline(runs, [])
+    words = likewise.evaluation.verdict
+    assert (verdict.FEWEST, verdict.FEW, verdict.NARROW) == (words.FEWEST, words.FEW, words.NARROW)
+
+
+def test_embeddings_that_say_nothing_of_themselves(tmp_path: Path) -> None:
+    folders = [make_embeddings(tmp_path / name, *clusters(12)) for name in ("a", "b")]
+    for folder in folders:
+        (folder / "meta.json").write_text("{}")
+    write_report([make_run(tmp_path / "run"), *folders], tmp_path / "report.html")
+    page = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
+    assert re.search(r"a\s*–\s*12\s*8", page.text)
+
+
+def test_embeddings_of_one_name_each_have_their_own_figures(tmp_path: Path) -> None:
+    x, labels = clusters(16)
+    made = {"x": labels, "y": [f"class {i // 4}" for i in range(16)]}
+    folders = [
+        make_selection(tmp_path / f"sel-{name}", [3, 5], make_embeddings(tmp_path / name / "emb", x, theirs))
+        for name, theirs in made.items()
+    ]
+    write_report([make_run(tmp_path / "run"), *folders], tmp_path / "report.html")
+    page = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
+    assert [shown["name"] for shown in page.data["maps"]] == ["x/emb", "y/emb"]
+    shares = [f"{shown['same']:.1%}" for shown in page.data["maps"]]
+    assert len(set(shares)) == 2
+    for name, share in zip(("x/emb", "y/emb"), shares, strict=True):
+        assert re.search(rf"{name}\s*mine\s*16\s*8\s*{share}", page.text)
+
+
+def test_neighbours_without_a_label_do_not_count(tmp_path: Path) -> None:
+    x, labels = clusters(40)
+    for i in range(0, 40, 2):
+        labels[i] = ""
+    folder = make_embeddings(tmp_path / "emb", x, labels)
+    for i in range(30, 40):
+        (folder / "thumbs" / f"{i:06d}.png").unlink()
+    write_report([folder], tmp_path / "report.html")
+    page = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
+    (shown,) = page.data["maps"]
+    near = [row[0] for row in shown["near"]]
+    pairs = [(i, j) for i, j in enumerate(near) if i % 2 and j % 2]
+    assert (shown["same"], shown["pairs"]) == (1.0, len(pairs))
+    assert f"Of {len(pairs)} images with a label whose nearest neighbour among the 30 shown has one too" in page.text
+    assert "Its neighbours among the 30 images shown" in page.text
 
 
 # The layout -------------------------------------------------------------------------------------------------------

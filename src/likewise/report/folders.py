@@ -7,8 +7,9 @@ import base64
 import csv
 import json
 import math
+import sys
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -81,6 +82,13 @@ def read_folders(folders: Sequence[Path]) -> tuple[list[Run], list[Vectors], lis
     if not folders:
         raise DataError("report: no folder given; expected runs, embeddings or selections")
     paths = list(dict.fromkeys(Path(folder) for folder in folders))
+    known = {path.resolve() for path in paths}
+    for path in tuple(paths):  # a selection brings the embeddings it was made from
+        if (path / "selection.csv").is_file() and not (path / "x.npy").is_file():
+            source = embeddings_of(path, _object(path / "selection.json"))
+            if source is not None and source.resolve() not in known and (source / "x.npy").is_file():
+                known.add(source.resolve())
+                paths.append(source.resolve())
     runs, vectors, picks = [], [], []
     for path, name in zip(paths, short_names(paths), strict=True):
         if not path.is_dir():
@@ -96,21 +104,15 @@ def read_folders(folders: Sequence[Path]) -> tuple[list[Run], list[Vectors], lis
                 f"{path}: neither a run (resolved.toml, metrics.jsonl), nor embeddings (x.npy), "
                 "nor a selection (selection.csv)"
             )
-    known = {one.path.resolve() for one in vectors}
-    for one in picks:  # a selection names the embeddings it was made from
-        source = embeddings_of(one)
-        if source is not None and source.resolve() not in known and (source / "x.npy").is_file():
-            known.add(source.resolve())
-            vectors.append(_read_vectors(source, source.name))
     return runs, vectors, picks
 
 
-def embeddings_of(picks: Picks) -> Path | None:
-    """The embeddings folder that a selection says it was made from, where that exists."""
-    said = picks.meta.get("embeddings")
+def embeddings_of(selection: Path, meta: dict[str, Any]) -> Path | None:
+    """The embeddings folder that a selection folder says, in its selection.json, that it was made from."""
+    said = meta.get("embeddings")
     if not isinstance(said, str) or not said:
         return None
-    for path in (Path(said), picks.path / said, picks.path.parent / said):
+    for path in (Path(said), selection / said, selection.parent / said):
         if path.is_dir():
             return path
     return None
@@ -177,9 +179,12 @@ def _read_vectors(path: Path, name: str) -> Vectors:
         raise DataError(f"{path / 'x.npy'}: cannot be read as an array ({error})") from None
     if x.ndim != 2 or not np.issubdtype(x.dtype, np.floating):
         raise DataError(f"{path / 'x.npy'}: is {x.dtype} of shape {x.shape}; expected floats, (images, dimensions)")
-    items = _table(path / "items.csv", ("id", "path"))
-    if len(items) != len(x):
-        raise DataError(f"{path}: x.npy has {len(x)} rows but items.csv {len(items)}")
+    paths, labels = list[str](), list[str]()
+    for item in _table(path / "items.csv", ("id", "path")):  # of a million images, two columns and no more
+        paths.append(item["path"])
+        labels.append(sys.intern(item.get("label") or ""))
+    if len(paths) != len(x):
+        raise DataError(f"{path}: x.npy has {len(x)} rows but items.csv {len(paths)}")
     found = {
         int(file.stem): file
         for file in sorted(path.glob("thumbs/*"))
@@ -204,12 +209,12 @@ def _read_vectors(path: Path, name: str) -> Vectors:
         name=name,
         x=rows,
         ids=ids,
-        paths=[items[i]["path"] for i in ids],
-        labels=[items[i].get("label") or "" for i in ids],
+        paths=[paths[i] for i in ids],
+        labels=[labels[i] for i in ids],
         thumbs=[_data_uri(found[i]) for i in ids],
         n_images=len(x),
         dim=x.shape[1],
-        all_paths=[item["path"] for item in items],
+        all_paths=paths,
         meta=_object(path / "meta.json"),
         evaluations=_lines(path / "evaluation.jsonl"),
         notes=notes,
@@ -217,7 +222,7 @@ def _read_vectors(path: Path, name: str) -> Vectors:
 
 
 def _read_picks(path: Path, name: str) -> Picks:
-    rows = _table(path / "selection.csv", ("id", "path", "gain"))
+    rows = list(_table(path / "selection.csv", ("id", "path", "gain")))
     try:
         ids = [int(row["id"]) for row in rows]
         gains = [_finite(float(row["gain"])) if row["gain"] else None for row in rows]
@@ -272,7 +277,7 @@ def _lines(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def _table(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
+def _table(path: Path, columns: Sequence[str]) -> Iterator[dict[str, str]]:
     if not path.is_file():
         raise DataError(f"{path}: no such file")
     with open(path, newline="", encoding="utf-8", errors="replace") as file:
@@ -280,7 +285,7 @@ def _table(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
         absent = [column for column in columns if column not in (reader.fieldnames or ())]
         if absent:
             raise DataError(f"{path}: has no column {absent[0]!r}; expected {', '.join(columns)}")
-        return list(reader)
+        yield from reader
 
 
 def _finite(value: Any) -> Any:

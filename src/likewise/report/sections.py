@@ -17,7 +17,7 @@ MEASURES = {
     "facility_location": ("Similarity to the nearest pick", "mean over all images; higher is better", +1),
     "radius": ("Farthest image from any pick", "distance; lower is better", -1),
     "mean_distance": ("Distance to the nearest pick", "mean over all images; lower is better", -1),
-    "duplicates": ("Exact copies picked", "lower is better", -1),
+    "duplicates": ("Picks with the same features", "as another pick; lower is better", -1),
     "mmd": ("Discrepancy", "from all images (MMD); lower is better", -1),
     "effective_clusters": ("Clusters", "effective number; higher is better", +1),
     "effective_classes": ("Classes", "effective number; higher is better", +1),
@@ -79,16 +79,17 @@ def atlas(vectors: Vectors, picks: Sequence[Picks], thumbs: Thumbs) -> dict[str,
     facts = [f"{count(len(vectors.ids))} images, placed by {way} of their {vectors.dim} features."]
     if len(vectors.ids) > N_NEIGHBOURS:
         share = kept(near, places)
-        facts.append(f"Of each image's ten nearest neighbours, {share:.0%} are among its ten nearest on this map too.")
-    same = None
-    labelled = [i for i, label in enumerate(vectors.labels) if label]
-    if len(frequent) > 1 and near.shape[1]:
-        same = float(np.mean([vectors.labels[i] == vectors.labels[int(near[i, 0])] for i in labelled]))
+        facts.append(f"Of each image's ten nearest among them, {share:.0%} are among its ten nearest on this map too.")
+    nearest = zip(vectors.labels, (vectors.labels[i] for i in near[:, 0]), strict=True) if near.size else ()
+    pairs = [mine == theirs for mine, theirs in nearest if mine and theirs]
+    same = sum(pairs) / len(pairs) if len(frequent) > 1 and pairs else None
     return {
         "name": vectors.name,
         "way": way,
         "facts": facts,
         "same": same,
+        "pairs": len(pairs),
+        "all": len(vectors.ids) == vectors.n_images,
         "cosine": float(cosine[:, 0].mean()) if cosine.size else None,
         "places": np.round(places, 4).tolist(),
         "thumbs": [thumbs.add(uri) for uri in vectors.thumbs],
@@ -188,7 +189,7 @@ def qualities(picks: Sequence[Picks]) -> dict[str, Any] | None:
 
 def source_of(picks: Picks, vectors: Sequence[Vectors]) -> Vectors | None:
     """The embeddings that a selection speaks of: by the folder it names, else by its ids and paths."""
-    named = embeddings_of(picks)
+    named = embeddings_of(picks.path, picks.meta)
     for one in vectors:
         if named is not None and one.path.resolve() == named.resolve():
             return one

@@ -2,42 +2,52 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeGuard
 
 from likewise.report.folders import Run, Vectors
 
 # What is called learning: so much more accuracy than the best baseline, or a third of its errors gone; and what
 # is called a difference at all.
 CLEAR, SLIGHT = 0.10, 0.01
+# As in evaluation: the fewest images that tell collapse, and what are few directions, in number and as a share of all.
+FEWEST, FEW, NARROW = 10, 10, 0.1
+KINDS = {"pixels": "Raw pixels", "untrained": "Untrained encoder", "learned": "Learned"}
 
 
 @dataclass(frozen=True)
 class Score:
-    """One accuracy of one model: the last evaluation of it by this protocol on this data."""
+    """One accuracy: the last evaluation in a folder of a kind of encoder, by this protocol on these images."""
 
-    model: str
-    kind: str  # pixels | untrained | learned
-    data: str
+    source: str  # the folder's name
+    model: str  # the run whose encoder it is, or was before training
+    kind: str  # of KINDS
+    data: str  # in words
+    images: str  # those of train and test; figures on others are not compared
     protocol: str
     accuracy: float
+    n_test: int | None = None  # labelled test images
 
 
 def scores(sources: Sequence[Run | Vectors]) -> list[Score]:
     """Every accuracy found, baselines first; a later evaluation of the same thing replaces an earlier one."""
-    order = ("pixels", "untrained", "learned")
-    found: dict[tuple[str, str, str], Score] = {}
+    found: dict[tuple[Path, str, str, str], Score] = {}
     for source in sources:
+        made_by = None if isinstance(source, Run) else source.meta.get("model")
+        model = str(Path(str(made_by or source.path)).absolute())
         for line in source.evaluations:
-            model = str(line.get("model") or source.name)
-            kind = line["kind"] if line.get("kind") in order else "learned"
-            shown = {"pixels": "Raw pixels", "untrained": "Untrained encoder"}.get(kind, "")
-            data = str(line.get("data") or "")
+            kind = next((one for one in (line.get("kind"), line.get("model")) if one in KINDS), "learned")
+            images = str(line.get("images_hash") or str(line.get("data") or "").rstrip("/"))
+            labelled = line.get("labelled")
+            n_test = labelled.get("test") if isinstance(labelled, dict) else None
             for protocol, figures in _protocols(line).items():
                 accuracy = figures.get("accuracy")
-                if isinstance(accuracy, (int, float)):
-                    name = shown or ("Learned" if model == "learned" else f"Learned ({last_part(model)})")
-                    found[model, data, protocol] = Score(name, kind, data, protocol, float(accuracy))
-    return sorted(found.values(), key=lambda score: (score.data, score.protocol != "knn", order.index(score.kind)))
+                if _is_number(accuracy):
+                    found[source.path, kind, images, protocol] = Score(
+                        source.name, model, kind, _data(line), images, protocol, float(accuracy), n_test
+                    )
+    order = list(KINDS)
+    return sorted(found.values(), key=lambda one: (one.data, one.images, one.protocol != "knn", order.index(one.kind)))
 
 
 def headline(runs: Sequence[Run], vectors: Sequence[Vectors]) -> str:
@@ -48,8 +58,8 @@ def headline(runs: Sequence[Run], vectors: Sequence[Vectors]) -> str:
     found = [score for score in scores([*runs, *vectors]) if score.protocol == "knn"]
     learned = [score for score in found if score.kind == "learned"]
     if learned:
-        best = max(learned, key=lambda score: score.accuracy)
-        return _compared(best, [one for one in found if one.kind != "learned" and one.data == best.data])
+        best = max(learned, key=lambda score: (bool(_baselines(score, found)), score.accuracy))
+        return _compared(best, _baselines(best, found))
     for run in runs:
         while_training = [row["knn"] for row in run.metrics if isinstance(row.get("knn"), (int, float))]
         if while_training:
@@ -90,16 +100,20 @@ def bars(found: Sequence[Score]) -> list[dict[str, Any]]:
         "few-label": "Linear classifier on the features, with few labels",
         "svm": "Linear SVM on the maps of all layers",
     }
-    groups: dict[tuple[str, str], list[Score]] = {}
+    groups: dict[tuple[str, str], dict[Any, Score]] = {}
     for score in found:
-        groups.setdefault((score.protocol, score.data), []).append(score)
+        who = score.accuracy if score.kind == "pixels" else score.source  # the same pixels are one bar
+        groups.setdefault((score.protocol, score.images), {})[score.kind, who] = score
     return [
         {
             "title": titles.get(protocol, protocol),
-            "data": last_part(data),
-            "rows": [{"name": one.model, "kind": one.kind, "value": one.accuracy} for one in group],
+            "data": next(iter(group.values())).data,
+            "rows": [
+                {"name": _bar(one, list(group.values())), "kind": one.kind, "value": one.accuracy}
+                for one in group.values()
+            ],
         }
-        for (protocol, data), group in groups.items()
+        for (protocol, _), group in groups.items()
     ]
 
 
@@ -129,7 +143,7 @@ def all_figures(sources: Sequence[Run | Vectors]) -> list[dict[str, str]]:
     return [
         {
             "model": str(line.get("model") or source.name),
-            "data": str(line.get("data") or ""),
+            "data": ", tested on ".join(str(line[key]) for key in ("data", "test_data") if line.get(key)),
             "protocol": protocol,
             "figures": ", ".join(f"{key} {_plain(value)}" for key, value in figures.items()),
         }
@@ -156,12 +170,12 @@ def count(value: Any) -> str:
 def number(value: Any) -> str:
     """Three digits that say something.
 
-    >>> number(0.123456), number(1234.5), number(8)
-    ('0.123', '1,234', '8')
+    >>> number(0.123456), number(1234.5), number(999.7), number(8)
+    ('0.123', '1,234', '1,000', '8')
     """
     if not _is_number(value):
         return ""
-    if float(value).is_integer() or abs(value) >= 1000:
+    if float(value).is_integer() or abs(value) >= 999.5:
         return f"{value:,.0f}"
     return f"{value:#.3g}".rstrip(".")
 
@@ -195,8 +209,10 @@ def _compared(best: Score, baselines: Sequence[Score]) -> str:
         )
     others = " and ".join(f"{100 * one.accuracy:.0f} with {_inline(one)}" for one in baselines)
     rival = max(baselines, key=lambda score: score.accuracy)
-    gain = best.accuracy - rival.accuracy
-    if gain >= CLEAR or gain >= max(SLIGHT, (1 - rival.accuracy) / 3):
+    gain, chance = best.accuracy - rival.accuracy, _chance(best, rival)
+    if abs(gain) < chance and (abs(gain) >= SLIGHT or chance > CLEAR):
+        opening = f"{best.n_test:,} test images are too few to tell whether the encoder learned anything."
+    elif gain >= CLEAR or gain >= max(SLIGHT, (1 - rival.accuracy) / 3):
         opening = "The encoder learned something useful."
     elif gain >= SLIGHT:
         opening = "The encoder learned a little."
@@ -205,6 +221,34 @@ def _compared(best: Score, baselines: Sequence[Score]) -> str:
     else:
         opening = f"The encoder is worse than {_inline(rival)}."
     return f"{opening} A vote among nearest neighbours names the right class for {hits}, against {others}."
+
+
+def _baselines(score: Score, found: Sequence[Score]) -> list[Score]:
+    """What to weigh it against on the same images: raw pixels, and its own encoder before training."""
+    alike = [one for one in found if (one.images, one.protocol) == (score.images, score.protocol)]
+    alike.sort(key=lambda one: one.source == score.source)  # what was measured beside it comes last, and stays
+    last = {one.kind: one for one in alike if one.kind == "pixels" or one.model == score.model}
+    return [last[kind] for kind in ("pixels", "untrained") if kind in last]
+
+
+def _chance(a: Score, b: Score) -> float:
+    """The difference that chance alone makes once in twenty times: twice its standard deviation; 0 where unknown."""
+    variance = sum(one.accuracy * (1 - one.accuracy) for one in (a, b))
+    return 2 * (variance / a.n_test) ** 0.5 if a.n_test else 0.0
+
+
+def _bar(score: Score, group: Sequence[Score]) -> str:
+    name = KINDS[score.kind]
+    several = sum(one.kind == score.kind for one in group) > 1
+    return f"{name} ({score.source})" if several or score.kind == "learned" else name
+
+
+def _data(line: dict[str, Any]) -> str:
+    """The test images in words; older lines name the data alone."""
+    data = last_part(str(line.get("data") or ""))
+    if line.get("test_data"):
+        return last_part(str(line["test_data"]))
+    return f"images held out of {data}" if "test_data" in line else data
 
 
 def _inline(score: Score) -> str:
@@ -227,12 +271,15 @@ def _health(source: Run | Vectors) -> str:
         figures |= _protocols(line).get("health", {})
     if figures.get("collapsed"):
         return "The features have collapsed: nearly the same ones are given to every image."
-    if _is_number(figures.get("rankme")):
-        return (
-            f"The features have not collapsed: they spread over about {figures['rankme']:.0f} directions. How well "
-            "they tell images apart takes labels to say; without any, judge by the neighbours below."
-        )
-    return ""
+    rank, dim, n_images = figures.get("rankme"), figures.get("dim"), figures.get("images")
+    if not _is_number(rank) or (_is_number(n_images) and n_images < FEWEST):
+        return ""
+    narrow = _is_number(dim) and rank < min(FEW, NARROW * dim)
+    how = "have not collapsed, but spread over only" if narrow else "have not collapsed: they spread over"
+    return (
+        f"The features {how} about {rank:.0f} directions. How well "
+        "they tell images apart takes labels to say; without any, judge by the neighbours below."
+    )
 
 
 def _protocols(line: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -267,5 +314,5 @@ def _plain(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: Any) -> TypeGuard[float]:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
