@@ -84,6 +84,13 @@ def test_knn_ties_go_to_the_lower_class():
     assert knn(train, test, k=2)["accuracy"] == 1.0
 
 
+def test_knn_does_not_depend_on_the_order_of_train():
+    x = np.random.default_rng(0).integers(0, 2, (400, 6))  # many ties
+    train, test = embeddings(x[:300], np.arange(300) % 5), embeddings(x[300:], np.arange(100) % 5, first=300)
+    orders = [np.random.default_rng(seed).permutation(300) for seed in range(4)]
+    assert len({knn(train.rows(order), test)["accuracy"] for order in orders}) == 1
+
+
 def test_knn_of_zero_vectors():
     train = embeddings([[0.0, 0], [0, 0], [0, 0]], np.array([0, 1, 1]))
     result = knn(train, train)
@@ -224,7 +231,7 @@ def test_one_dimension_or_a_handful_of_images_is_no_collapse():
     assert health(embeddings(np.ones((300, 1))))["collapsed"] is True
     few = health(embeddings(np.ones((2, 32))))
     assert (few["collapsed"], few["images"]) == (False, 2)
-    assert "2 images are too few to tell whether they have collapsed" in describe({"health": few})
+    assert "too few images were measured to tell whether they have collapsed" in describe({"health": few})
     generator = np.random.default_rng(0)
     narrow = health(embeddings(generator.normal(size=(500, 3)) @ generator.normal(size=(3, 128))))
     assert "about 3 of 128 dimensions; they have not collapsed, but so few tell little apart" in describe(

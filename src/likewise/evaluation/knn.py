@@ -2,9 +2,9 @@
 
 Protocol knn-v1: features minus the mean of train, scaled to length 1 (zero stays zero); cosine similarity s; the k
 nearest vote with weight exp(s / temperature); the class with the largest sum wins, the lower class among equals.
-Rows of train that are as near as the k-th are taken as they come, which matters for features of few values alone.
-Papers do not remove the mean; raw pixels need it, and learned features hardly notice. k is never chosen on the test
-images: 20 and 200 are both reported.
+Where several are as near as the k-th, as with features of few values, the images' keys settle which are taken, and not
+the order of the rows. Papers do not remove the mean; raw pixels need it, and learned features hardly notice. k is never
+chosen on the test images: 20 and 200 are both reported.
 """
 
 from typing import Any
@@ -32,7 +32,8 @@ def knn(train: Embeddings, test: Embeddings, *, k: int = 20, temperature: float 
         raise UsageError(f"k={k}, temperature={temperature}: both must be positive")
     data = labelled(train, test)
     middle = mean(data.x).float()
-    x = torch.nn.functional.normalize(data.x - middle, dim=1)
+    order = data.keys.argsort(stable=True)  # ties fall as they may, and the same whatever the order of the rows
+    x, y = torch.nn.functional.normalize(data.x[order] - middle, dim=1), data.y[order]
     x_test = torch.nn.functional.normalize(data.x_test - middle, dim=1)
     k = min(k, len(x))
     others = [200] if len(x) > 200 and k != 200 else []
@@ -40,7 +41,7 @@ def knn(train: Embeddings, test: Embeddings, *, k: int = 20, temperature: float 
     right: dict[str, int] = dict.fromkeys(("accuracy", "plain", *(f"accuracy_{other}" for other in others)), 0)
     for start in range(0, len(x_test), TEST_BLOCK):
         similarity, which = nearest(x_test[start : start + TEST_BLOCK], x, most)
-        classes, truth = data.y[which], data.y_test[start : start + TEST_BLOCK]
+        classes, truth = y[which], data.y_test[start : start + TEST_BLOCK]
         weight = torch.exp((similarity.double() - 1) / temperature)  # minus 1: no overflow, and the same winner
         for name, n, votes in (
             ("accuracy", k, weight),

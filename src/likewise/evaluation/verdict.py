@@ -36,7 +36,7 @@ nothing has collapsed.'
     if rank is not None:
         parts.append(f"the features use about {rank:.0f}{'' if dim is None else f' of {dim:.0f}'} dimensions")
     if n_images is not None and n_images < FEWEST:
-        parts.append(f"{n_images:.0f} images are too few to tell whether they have collapsed")
+        parts.append("too few images were measured to tell whether they have collapsed")
     elif collapsed:
         parts.append("they have collapsed: all images look alike to the encoder")
     elif rank is not None and dim is not None and rank < min(FEW, NARROW * dim):

@@ -17,7 +17,7 @@ MEASURES = {
     "facility_location": ("Similarity to the nearest pick", "mean over all images; higher is better", +1),
     "radius": ("Farthest image from any pick", "distance; lower is better", -1),
     "mean_distance": ("Distance to the nearest pick", "mean over all images; lower is better", -1),
-    "duplicates": ("Picks with the same features", "as another pick; lower is better", -1),
+    "duplicates": ("Equal picks", "with the same features; lower is better", -1),
     "mmd": ("Discrepancy", "from all images (MMD); lower is better", -1),
     "effective_clusters": ("Clusters", "effective number; higher is better", +1),
     "effective_classes": ("Classes", "effective number; higher is better", +1),
