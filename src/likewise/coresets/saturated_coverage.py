@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from likewise.coresets.blocks import MEMORY, check, unit
+from likewise.coresets.blocks import MEMORY, check, parts, unit
 from likewise.coresets.checkpoint import Checkpoint
 from likewise.coresets.greedy import Gains, Ids, maximise
 from likewise.errors import UsageError
@@ -32,8 +32,8 @@ def saturated_coverage(
     """Pick `budget` images that together cover each image evenly, by cosine similarity.
 
     An image is covered once its similarities to the picks add up to `share` of those to the whole pool (default: the
-    share of the pool that is picked). `maximiser` and `epsilon` are as for facility location. `gains` are the rises
-    of F.
+    share of the pool that is picked, which follows the budget: only with a `share` of one's own is a prefix the smaller
+    selection). `maximiser` and `epsilon` are as for facility location. `gains` are the rises of F.
     """
     if share is not None and not 0 < share <= 1:
         raise UsageError(f"share={share}: must be above 0 and at most 1")
@@ -63,11 +63,13 @@ class SaturatedCoverage:
     def exact(self, ids: Ids) -> Gains:
         at = torch.from_numpy(ids).to(self.rows.x.device)
         sums = (self.n_open + self.rows.dot(at, self.total)) / 2
-        for span, block in self.rows.blocks(2 * len(ids)):
-            some = self.partly[span]
-            if bool(some.any()):
-                shared = (1 + block[some] @ self.rows[at].T) / 2
-                sums += torch.minimum(shared, self.room[span][some, None]).sum(0)
+        if bool(self.partly.any()):
+            for part in parts(len(ids)):
+                candidates = self.rows[at[part]].T
+                for span, block in self.rows.blocks(3 * candidates.shape[1]):
+                    some = self.partly[span]
+                    shared = (block[some] @ candidates).add_(1).div_(2)
+                    sums[part] += torch.minimum(shared, self.room[span][some, None], out=shared).sum(0)
         return sums.cpu().numpy()
 
     def add(self, at: int) -> float:
