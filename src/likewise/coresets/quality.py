@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from likewise.coresets.blocks import MEMORY, Rows, centred, spans, unit
+from likewise.coresets.blocks import MEMORY, Rows, centred, spans, squared_norms, unit
 from likewise.coresets.clusters import cluster
 from likewise.coresets.near import compared
 from likewise.coresets.turns import shuffled
@@ -52,7 +52,7 @@ class Quality:
         self.memory, self.labels, self.keys = memory, labels, keys
         self.rows = centred(x, memory, metric)
         self.directions = unit(x, memory)
-        self.not_zero = torch.cat([block.any(1) for _, block in self.directions.blocks(0, hold=False)])
+        self.not_zero = squared_norms(x, memory) > 0
         self.squares = torch.cat([block.square().sum(1) for _, block in self.rows.blocks(x.shape[1], hold=False)])
         spread = self.squares.mean().clamp(min=1e-30)
         self.features = _Features(x.shape[1], float(1 / spread.sqrt()), x.device)

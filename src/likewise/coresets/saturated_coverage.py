@@ -5,12 +5,14 @@ s = (1 + cos) / 2, which is monotone and submodular. An image with room for a wh
 and these sum to one product; one without room adds nothing; only those between are looked at one by one.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from likewise.coresets.blocks import MEMORY, check, parts, unit
+from likewise.coresets.blocks import MEMORY, check, parts, rounding, spans, unit
 from likewise.coresets.checkpoint import Checkpoint
 from likewise.coresets.greedy import Gains, Ids, maximise
 from likewise.errors import UsageError
@@ -58,18 +60,23 @@ class SaturatedCoverage:
         self._sort_out()
 
     def gains(self, ids: Ids) -> tuple[Gains, Gains]:
-        return self.exact(ids), np.zeros(len(ids))
+        error = int(self.partly.sum()) * (rounding(self.rows.x.shape[1]) / 2 + 2e-7)
+        return self._gains(ids, self.rows.single), np.full(len(ids), error)
 
     def exact(self, ids: Ids) -> Gains:
-        at = torch.from_numpy(ids).to(self.rows.x.device)
+        return self._gains(ids, self.rows.__getitem__)
+
+    def _gains(self, ids: Ids, read: Callable[[Tensor], Tensor]) -> Gains:
+        """`read` gives rows, in the precision of the products with images that have room for a part."""
+        at, some = torch.from_numpy(ids).to(self.rows.x.device), self.partly.nonzero()[:, 0]
         sums = (self.n_open + self.rows.dot(at, self.total)) / 2
-        if bool(self.partly.any()):
-            for part in parts(len(ids)):
-                candidates = self.rows[at[part]].T
-                for span, block in self.rows.blocks(3 * candidates.shape[1]):
-                    some = self.partly[span]
-                    shared = (block[some] @ candidates).add_(1).div_(2)
-                    sums[part] += torch.minimum(shared, self.room[span][some, None], out=shared).sum(0)
+        for part in parts(len(ids) if len(some) else 0):
+            candidates = read(at[part]).T
+            for span in spans(len(some), 3 * candidates.shape[1] + 2 * len(candidates), self.memory // 3):
+                images = some[span]
+                shared = (read(images) @ candidates).add_(1).div_(2)
+                room = self.room[images, None].to(shared.dtype)
+                sums[part] += torch.minimum(shared, room, out=shared).sum(0, dtype=torch.float64)
         return sums.cpu().numpy()
 
     def add(self, at: int) -> float:
