@@ -225,6 +225,13 @@ def test_quality_of_many_picks_is_estimated_and_says_so(monkeypatch):
     assert "n_compared" not in quality(x, np.arange(3000))  # nothing to compare
 
 
+def test_quality_counts_an_image_once():
+    x, ids = points(50), np.array([3, 20, 7])
+    once, twice = quality(x, ids), quality(x, np.concatenate([ids, ids]))
+    assert twice.pop("duplicates") == 3 + once.pop("duplicates")
+    assert twice == pytest.approx(once)
+
+
 def test_quality_keeps_its_digits_far_from_the_origin():
     x, ids = points(300, 5, unit=False).float(), np.arange(20)
     moved = quality(x + 1e4, ids, metric="euclidean")  # what float32 holds of them to 1e-3

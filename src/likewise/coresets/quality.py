@@ -78,20 +78,17 @@ class Quality:
         n = len(self.squares)
         if not len(picks) or int(picks.min()) < 0 or int(picks.max()) >= n:
             raise UsageError(f"indices: at least one is needed, and all must be between 0 and {n - 1}")
-        others = torch.ones(n, dtype=torch.bool, device=picks.device)
-        others[picks] = False
-        others = others.nonzero()[:, 0]
-        seen = others
+        picked = torch.zeros(n, dtype=torch.bool, device=picks.device)
+        picked[picks] = True  # and so its own nearest
+        seen = others = (~picked).nonzero()[:, 0]
         if len(others) * len(picks) > PAIRS:
             order = shuffled(n, 0, self.keys, "quality").to(picks.device)
             seen = order[torch.isin(order, others)][: max(PAIRS // len(picks), 1)]
         similarity, distance = self._nearest(seen, picks)
-        share = (
-            len(others) / max(len(seen), 1) / n
-        )  # of the pool that each of them stands for; a pick is its own nearest
+        share = len(others) / max(len(seen), 1) / n  # of the pool, that each of those seen stands for
         mmd = (self.features.mean(self.rows, picks) - self.mean_features).square().sum().sqrt()
         figures = {
-            "facility_location": float(similarity.sum() * share + self.not_zero[picks].sum() / n),
+            "facility_location": float(similarity.sum() * share + self.not_zero[picked].sum() / n),
             "radius": float(distance.max()) if len(seen) else 0.0,
             "mean_distance": float(distance.sum() * share),
             "duplicates": self._n_copies(picks),
