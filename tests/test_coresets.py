@@ -213,6 +213,41 @@ def test_quality_is_that_of_the_definition():
         quality(x, np.array([300]))
 
 
+def test_quality_of_many_picks_is_estimated_and_says_so(monkeypatch):
+    x, ids = points(3000, 5, unit=False), np.arange(0, 3000, 2)
+    exact = quality(x, ids)
+    monkeypatch.setattr(QUALITY, "PAIRS", 600 * len(ids))
+    found = quality(x, ids)
+    assert found.pop("n_compared") == 600
+    assert found["radius"] <= exact.pop("radius")
+    assert found.pop("radius") > 0
+    assert found == pytest.approx(exact, rel=0.05)
+    assert "n_compared" not in quality(x, np.arange(3000))  # nothing to compare
+
+
+def test_quality_counts_an_image_once():
+    x, ids = points(50), np.array([3, 20, 7])
+    once, twice = quality(x, ids), quality(x, np.concatenate([ids, ids]))
+    assert twice.pop("duplicates") == 3 + once.pop("duplicates")
+    assert twice == pytest.approx(once)
+
+
+def test_quality_keeps_its_digits_far_from_the_origin():
+    x, ids = points(300, 5, unit=False).float(), np.arange(20)
+    moved = quality(x + 1e4, ids, metric="euclidean")  # what float32 holds of them to 1e-3
+    for figure in ("radius", "mean_distance", "mmd"):
+        assert moved[figure] == pytest.approx(quality(x, ids, metric="euclidean")[figure], rel=0.01)
+
+
+def test_quality_counts_neither_zeros_as_copies_nor_labels_as_sizes():
+    x = points(50)
+    x[:5] = 0
+    x[6] = x[5]
+    figures = quality(x, np.arange(10), labels=torch.arange(50) * 10**11)
+    assert figures["duplicates"] == 1
+    assert figures["effective_classes"] == pytest.approx(10)
+
+
 def test_quality_measures_the_discrepancy_between_distributions():
     x = points(400, 3, unit=False)
     judge = quality_of(x)
@@ -319,6 +354,10 @@ def test_bad_budgets(budget):
         ({"quantle": 0.5}, r"'quantle' is no option of k-center \(did you mean 'quantile'\?\); it takes quantile"),
         ({"method": "random", "foo": 1}, "'foo' is no option of random; it takes none"),
         ({"metric": "l1"}, "metric 'l1': must be one of cosine, euclidean"),
+        (
+            {"metric": "euclidean", "method": "log-det"},
+            "metric 'euclidean': log-det looks at directions only; expected c",
+        ),
         ({"memory": "lots"}, "memory 'lots': expected a number of bytes or a size such as 500MB or 2GB"),
         ({"memory": 0}, "memory 0: expected"),
         ({"chosen": [0, 0]}, "chosen: ids must be distinct and between 0 and 19"),
@@ -349,6 +388,14 @@ def test_select_counts_rows_that_are_not_finite():
         select(x)
 
 
+@pytest.mark.parametrize("factor", [1e-25, 1e19])
+def test_select_refuses_what_float32_cannot_square(factor):
+    x = (points(20) * factor).float()
+    with pytest.raises(DataError, match=r"x: its largest number is .*; by the metric euclidean expected 1e-15 to 1e"):
+        select(x, metric="euclidean")
+    assert select(x, budget=5).indices.tolist() == select(points(20).float(), budget=5).indices.tolist()
+
+
 def test_select_takes_any_array(tmp_path):
     x = points(40).float()
     expected = select(x, budget=8)
@@ -360,12 +407,16 @@ def test_select_takes_any_array(tmp_path):
         x.tolist(),
         x.double(),
         Embeddings(x.numpy(), keys, [""] * 40),
+        x.flip(0).numpy()[::-1],
+        x.numpy().astype(">f4"),
+        x.numpy().astype(np.longdouble),
     ):
         before = copy.deepcopy(same)
         assert select(same, budget=8).indices.tolist() == expected.indices.tolist()
         assert np.array_equal(getattr(before, "x", before), getattr(same, "x", same))
     assert len(select(x.half(), budget=8)) == 8
     assert len(select(grid(40).int(), budget=8)) == 8
+    assert len(select(x, "class-balanced", 8, labels=(keys % 4).astype(">i4")[::-1])) == 8
 
 
 def test_select_says_what_it_did():
@@ -384,3 +435,13 @@ def test_select_takes_a_function():
     selection = select(points(20), random, 5)
     assert selection.meta["method"] == "random"
     assert len(selection) == 5
+    listed = select(points(20), facility_location, 5, epsilon="0.2")  # its options are read
+    assert listed.meta["method"] == "facility-location"
+
+
+def test_quality_is_that_of_the_picks_with_what_is_chosen():
+    x, held = points(60, unit=False), [3, 9, 20]
+    selection = select(x, "k-center", 5, chosen=held, metric="euclidean")
+    assert selection.quality == quality(x, np.concatenate([held, selection.indices]), metric="euclidean")
+    others = random(x, 5, chosen=torch.tensor(held)).indices
+    assert selection.meta["random_quality"] == quality(x, np.concatenate([held, others]), metric="euclidean")

@@ -47,6 +47,15 @@ def test_nearest_breaks_ties_by_the_lower_id() -> None:
         assert torch.equal(nearest(x, 3).flip(1), brute(x, 3))
 
 
+def test_rows_with_many_copies_are_solved_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = random(300, 6)
+    x[::2] = 0.5
+    expected, sorts, sort = brute(x, 4), [], Tensor.sort
+    monkeypatch.setattr(Tensor, "sort", lambda *given, **how: sorts.append(1) or sort(*given, **how))
+    assert torch.equal(nearest(x, 4), expected)
+    assert len(sorts) < 10
+
+
 def test_nearest_is_what_scikit_learn_finds() -> None:
     x = random(300, 20, seed=1)
     theirs = NearestNeighbors(n_neighbors=5, algorithm="brute").fit(x.numpy()).kneighbors(return_distance=False)
@@ -212,5 +221,8 @@ def test_relations_in_words(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="labels"):
         make_relation("labels", open_images(pixels), 8)
     np.save(tmp_path / "y.npy", other[:5].numpy())
+    (tmp_path / "bad.npy").write_text("0 1 2")
+    with pytest.raises(DataError, match=r"relation=neighbours:2:.*bad.npy: is not an array that can be read"):
+        make_relation(f"neighbours:2:{tmp_path / 'bad.npy'}", images, 8)
     with pytest.raises(DataError, match="a row for each of 12 images"):
         make_relation(f"neighbours:3:{tmp_path / 'y.npy'}", images, 8)

@@ -199,11 +199,21 @@ def test_resume_of_a_finished_selection_compares_what_was_chosen_and_copies(phot
         choose(emb, sel, budget=5, chosen=tmp_path / "s1", resume=True, copy_to=copies)
 
 
+def test_resume_says_when_it_starts_over(tmp_path):
+    np.save(tmp_path / "x.npy", np.eye(30, dtype=np.float32))
+    command = ["select", str(tmp_path / "x.npy"), "--resume", "--method", "prototypes", "--out", str(tmp_path / "sel")]
+    run = CliRunner().invoke(app, command)
+    assert run.exit_code == 0, run.output
+    assert f"--resume: {tmp_path / 'sel'} holds nothing that prototypes could go on from; it starts over" in run.stderr
+
+
 def test_options_are_read_by_their_types(photos, tmp_path):
     emb = embedded(photos, tmp_path / "emb")
     choose(emb, tmp_path / "sel", budget=3, options={"quantile": "0.9", "metric": "euclidean"})
     said = json.loads((tmp_path / "sel/selection.json").read_text())
     assert said["options"] == {"metric": "euclidean", "quantile": 0.9}
+    choose(emb, tmp_path / "all", method="sem-dedup", budget=3, options={"eps": "none"})
+    assert json.loads((tmp_path / "all/selection.json").read_text())["options"]["eps"] is None
     command = ["select", str(emb), "--out", str(tmp_path / "bad"), "--method", "sem-dedup", "--set"]
     for pair, message in (
         ("eps=abc", 'likewise: eps="abc": expected a number\n'),

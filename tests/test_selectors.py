@@ -32,7 +32,7 @@ from likewise.coresets.blocks import Rows, centred, unit
 from likewise.coresets.clusters import assign, cluster, members
 from likewise.coresets.near import groups, near_pairs
 from likewise.coresets.neighbours import k_nearest
-from likewise.coresets.open_set import _passes, filter_size
+from likewise.coresets.open_set import _passes, _ranked, filter_size
 from likewise.coresets.turns import shuffled
 from likewise.coresets.zcore import coverage, looks, triangular
 from likewise.draws import mix
@@ -187,6 +187,12 @@ def test_prototypes_keep_every_clusters_share_at_every_prefix(balance, chosen):
         prototypes(x, 5, balance=2.0)
 
 
+def test_prototypes_go_on_where_rounding_says_that_a_share_is_due():
+    x = torch.from_numpy(np.random.default_rng(0).normal(size=(2000, 8)).astype("f4"))
+    picks = prototypes(x, 400, balance=0.35, n_clusters=9).indices
+    assert len(set(picks.tolist())) == 400
+
+
 def test_ccs_drops_the_hardest_and_fills_strata_like_water():
     rng = np.random.default_rng(0)
     scores = torch.from_numpy(rng.gamma(2.0, size=1000))
@@ -328,6 +334,12 @@ def test_sas_classes_give_the_same_share(budget):
     assert np.abs(counts - budget * np.array([0.6, 0.3, 0.07, 0.03])).max() < 1
 
 
+@pytest.mark.parametrize("method", ["sas-cut", "sas-rowsum"])
+def test_sas_does_not_take_the_unknown_for_a_class(method):
+    with pytest.raises(UsageError, match=r"labels: 2 of 6 are below 0 \(unknown\); expected a class for each image"):
+        select(points(6), method, 2, labels=[0, 1, -1, 0, 1, -1])
+
+
 def test_sas_cut_spreads_where_the_row_sums_take_copies():
     x = torch.cat([points(40, 6), points(1, 6, 9).repeat(8, 1)])
     labels = torch.zeros(48, dtype=torch.int64)
@@ -347,6 +359,20 @@ def test_neighbours_are_those_of_the_whole_matrix():
         whole = torch.cdist(x[ids], x[ids]).fill_diagonal_(torch.inf)
         assert near.tolist() == whole.argsort(dim=1)[:, :4].tolist()
         torch.testing.assert_close(distance, whole.sort(dim=1).values[:, :4])
+
+
+@pytest.mark.parametrize("memory", [1 << 30, 5000])
+def test_an_outlier_hides_no_neighbour(memory):
+    x = torch.cat([points(100, 5, unit=False), torch.full((1, 5), 1e5, dtype=torch.float64)])
+    near, _ = k_nearest(centred(x, memory), torch.arange(101), 4)
+    whole = torch.cdist(x, x, compute_mode="donot_use_mm_for_euclid_dist").fill_diagonal_(torch.inf)
+    assert near[:100].tolist() == whole.argsort(dim=1)[:100, :4].tolist()
+
+
+def test_d2_takes_no_message_below_zero_from_what_is_chosen():
+    x, scores = torch.tensor([[0.0], [1.0], [1.9]]), torch.tensor([1.0, 0.0, 0.1])
+    # The first brings the second below 0, which then has nothing to take from the third, its nearest
+    assert d2(x, 1, scores=scores, n_neighbours=1, chosen=torch.tensor([0, 1])).gains.tolist() == pytest.approx([0.1])
 
 
 def test_d2_is_the_naive_loop():
@@ -447,6 +473,8 @@ def test_hierarchical_with_one_level_is_balance_over_clusters():
     for c in range(8):
         mine = [i for i in picks if cell[i] == c]
         assert set(distance[mine].tolist()) == set(distance[cell == c].sort().values[: len(mine)].tolist())
+    with pytest.raises(UsageError, match=r"n_resamplings=-3: must be at least 0"):
+        hierarchical(x, 4, n_resamplings=-3)
     with pytest.raises(UsageError, match=r"levels=\[4, 9\]: expected falling"):
         hierarchical(x, 4, levels=[4, 9])
 
@@ -519,6 +547,11 @@ def test_sem_dedup_removes_what_was_planted_and_nothing_else():
     assert len(set(ranked[-60:].tolist()) & (late | set(twins.tolist()) | set(range(300, 360)))) >= 50
 
 
+def test_sem_dedup_says_when_nothing_is_left():
+    with pytest.raises(DataError, match=r"eps=0.05: every image is a near-copy of one chosen; nothing is left to pick"):
+        select(np.ones((10, 4)), "sem-dedup", 5, chosen=[0])
+
+
 # Open set
 
 
@@ -538,7 +571,18 @@ def naive_top_k(x, target, budget):
 def test_top_k_is_the_sorted_matrix():
     x, target = points(80, 6), points(7, 6, 1)
     for budget in (1, 9, 60, 80):
-        assert top_k(x, budget, target=target).indices.tolist() == naive_top_k(x, target, budget)
+        for memory in (1 << 30, 5_000):  # all queries at a time, and one
+            found = top_k(x, budget, target=target, memory=memory)
+            assert found.indices.tolist() == naive_top_k(x, target, budget)
+
+
+def test_queries_are_ranked_as_many_at_a_time_as_the_memory_holds():
+    x, target = points(80, 6), points(7, 6, 1)
+    free = torch.ones(80, dtype=torch.bool)
+    for memory, most in ((1 << 30, 7), (40_000, 3)):
+        blocks = [ids.shape for ids, _ in _ranked(unit(x, memory), target, free, 80)]
+        assert max(blocks) == (most, 80)
+        assert sum(n for n, _ in blocks) == 7
 
 
 def test_simcore_is_its_rounds():
@@ -558,6 +602,11 @@ def test_simcore_is_its_rounds():
     assert stopped.indices.tolist() == list(itertools.chain(*picks[:last]))
     assert stopped.meta["rounds"] == last
     assert stopped.meta["stopped"].startswith(f"round {last + 1} was less")
+
+
+def test_simcore_does_not_stop_before_it_began():
+    x = points(40, 3).abs()
+    assert len(simcore(x, 12, target=-x[:5], n_centroids=5)) == 12
 
 
 def test_open_set_methods_find_the_related_and_simcore_stops_at_their_end():
@@ -595,5 +644,7 @@ def test_bloom_says_what_passed():
     short = bloom(x, 500, target=target, code_length=6)
     assert short.meta["pass_rate"] > short.meta["match_rate"] - 1e-12 > 0.3
     assert len(short) == 500
+    with pytest.raises(UsageError, match="chosen: holds all 3 images that pass the filter; expected fewer of them"):
+        bloom(torch.cat([x[:3], -x[:3]]), 2, target=x[:3], chosen=torch.arange(3), false_positive_rate=1e-9)
     with pytest.raises(UsageError, match="code_length=None: no image of the pool passes"):
         bloom(x[:5], 2, target=target, code_length=None, false_positive_rate=1e-9)

@@ -242,7 +242,10 @@ def select(
     ] = None,
     dry_run: Annotated[bool, typer.Option(help="Say what it would cost, and select nothing.")] = False,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the selection in --out that was stopped.")
+        bool,
+        typer.Option(
+            "--resume", help="Go on with the selection in --out that was stopped, if the method can (README)."
+        ),
     ] = False,
     overwrite: Overwrite = False,
     as_json: Json = False,

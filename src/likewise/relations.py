@@ -269,10 +269,15 @@ def _exactly(
         found[rows] = ids.gather(1, order[:, :k])
         settled[rows] = near[:, k - 1] < unseen[rows] - error[rows]
     if which.shape[1] < n - 1:
-        for i in (~settled).nonzero().flatten().tolist():
-            distances = torch.cat([(part.double() - x[i].double()).square().sum(1) for part in x.split(4096)])
-            distances[i] = torch.inf
-            found[i] = distances.sort(stable=True).indices[:k]
+        unsettled = (~settled).nonzero().flatten()
+        distinct, which = x[unsettled].unique(dim=0, return_inverse=True)
+        for number, row in enumerate(distinct):  # copies have the same neighbours, but for themselves
+            distances = torch.cat([(part.double() - row.double()).square().sum(1) for part in x.split(4096)])
+            near = distances.sort(stable=True).indices[: k + 1]
+            ids = unsettled[which == number]
+            others = near != ids.unsqueeze(1)
+            others[others.all(1), k] = False
+            found[ids] = near.expand(len(ids), -1)[others].unflatten(0, (-1, k))
     return found
 
 

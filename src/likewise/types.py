@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import MappingProxyType, UnionType
+from types import MappingProxyType, NoneType, UnionType
 from typing import Any, NamedTuple, TypeVar, Union, get_args, get_origin
 
 import numpy as np
@@ -319,7 +319,8 @@ def read_word(value: Any) -> Any:
 
 
 def typed(key: str, value: Any, kind: Any) -> Any:
-    """`value` as the annotated type; words from the command line are read as TOML values, arrays as lists.
+    """`value` as the annotated type; words from the command line are read as TOML values, `none` where that is one of
+    the types as None, arrays as lists.
 
     >>> typed("lr", "1e-3", float), typed("steps", "100", int | None), typed("widths", "[8, 16]", tuple[int, ...])
     (0.001, 100, (8, 16))
@@ -330,6 +331,8 @@ def typed(key: str, value: Any, kind: Any) -> Any:
     bases = tuple(get_origin(k) or k for k in kinds)
     if isinstance(value, np.generic | np.ndarray | Tensor) and not isinstance(value, bases):
         value = value.tolist()
+    if isinstance(value, str) and value == "none" and NoneType in bases:
+        return None
     if str not in bases:
         value = read_word(value)
     if isinstance(value, list | tuple):

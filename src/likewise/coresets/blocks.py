@@ -191,11 +191,11 @@ def lowest_tie(values: Float[Tensor, " n"], tie: float = TIE) -> tuple[int, floa
 
 
 def largest(values: Float[Tensor, " n"], n: int) -> tuple[Int[Tensor, " m"], float]:
-    """Ids, in order, of the n largest values, and the largest of all other values."""
+    """Ids, in order, of the n largest values that are not minus infinity, and the largest of all other values."""
     if len(values) <= n:
-        return torch.arange(len(values), device=values.device), -torch.inf
+        return (values > -torch.inf).nonzero()[:, 0], -torch.inf
     top, ids = values.topk(n + 1)
-    return ids[:-1].sort().values, float(top[-1])
+    return ids[:-1][top[:-1] > -torch.inf].sort().values, float(top[-1])
 
 
 def check(n: int, budget: int, chosen: Int[Tensor, " m"] | None) -> Int[Tensor, " m"]:

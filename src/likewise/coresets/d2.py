@@ -41,8 +41,9 @@ def d2(
     """Pick what is hard and not yet represented, by the Euclidean distance of x as given.
 
     `scores`: higher is harder; by default the distance to the nearest of `n_clusters` centroids. Images `chosen`
-    already send their messages first. `gains` are the scores at the time of the pick, at least 0. Up to 100,000 images
-    neighbours are exact; beyond that they are the nearest within the image's k-means cluster, and `meta` says so.
+    already send their messages first, in the order given. `gains` are the scores at the time of the pick, at least 0.
+    Up to 100,000 images neighbours are exact; beyond that they are the nearest within the image's k-means cluster, and
+    `meta` says so.
     """
     if n_neighbours < 1:
         raise UsageError(f"n_neighbours={n_neighbours}: must be at least 1")
@@ -55,20 +56,23 @@ def d2(
     values = (values - values.min()) / spread if spread > 0 else np.zeros(n)
     rows = centred(x, memory)
     whole = n <= EXACT
-    groups = [torch.arange(n)] if whole else members(cluster(rows, n_clusters, seed=seed, keys=keys).cell.cpu(), n)
+    groups = [torch.arange(n)]
+    if not whole:
+        found = cluster(rows, n_clusters, seed=seed, keys=keys)
+        groups = members(found.cell.cpu(), len(found.centres))
     near = np.full((n, n_neighbours), -1)
     weight = np.zeros((n, n_neighbours))
     for ids in groups:
         if len(ids) > 1:
-            found, distance = k_nearest(rows, ids.to(x.device), n_neighbours)
-            near[ids, : found.shape[1]] = ids[found.cpu()].numpy()
-            weight[ids, : found.shape[1]] = torch.exp(-gamma * distance).cpu().numpy()
+            others, distance = k_nearest(rows, ids.to(x.device), n_neighbours)
+            near[ids, : others.shape[1]] = ids[others.cpu()].numpy()
+            weight[ids, : others.shape[1]] = torch.exp(-gamma * distance).cpu().numpy()
 
     score = values + (weight * values[near]).sum(1)
     taken = np.zeros(n, dtype=bool)
     for i in chosen.tolist():
         taken[i] = True
-        np.subtract.at(score, near[i], weight[i] * score[i])
+        np.subtract.at(score, near[i], weight[i] * max(score[i], 0.0))
     waiting = [(-_step(score[i]), i) for i in np.flatnonzero(~taken).tolist()]
     heapq.heapify(waiting)
     picks: list[int] = []

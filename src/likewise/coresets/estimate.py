@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import torch
 
 from likewise.coresets.facility_location import CELL, EXACT
+from likewise.coresets.quality import PAIRS
 
 OVERHEAD = 1.5  # beyond the products themselves
 
@@ -32,11 +33,10 @@ def estimate(method: str, n: int, d: int, budget: int, memory: int, options: dic
         "k-means": 1.5 * (1 + options.get("n_iterations", 10)) * n * budget,
         "log-det": n * d,
         "random": 0,
-        "saturated-coverage": 2 * n * budget,
     }
     if method not in made:
         return None
-    judged = 2 * n * (1.4 * budget + 300) + budget**2
+    judged = 2.8 * min(n * budget, PAIRS) + 600 * n + 16 * budget**1.5
     held = sum(size for size in (4 * n * d, 8 * n * d) if size <= memory // 3)
     listed = min(memory // 4, n * n // 4) if method == "facility-location" and cells == 1 else 0
     work = held + listed + 100 * n + 12 * budget * d + (64 << 20)

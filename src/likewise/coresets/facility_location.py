@@ -23,7 +23,7 @@ from likewise.coresets.checkpoint import Checkpoint
 from likewise.coresets.clusters import cluster, members
 from likewise.coresets.greedy import Gains, Ids, maximise
 from likewise.coresets.pairs import Pairs
-from likewise.coresets.swaps import refine
+from likewise.coresets.swaps import check_memory, refine
 from likewise.errors import UsageError
 from likewise.progress import bar
 from likewise.types import Selection
@@ -58,8 +58,8 @@ def facility_location(
 
     With more than one of `cells` (default: one up to 60,000 images, then one for about 4,096), images look for
     relatives only in their own k-means cell (drawn by `seed` and `keys`); see `_by_cells`. `meta["approximation"]` then
-    says so. `meta["of_best"]` is how near greedy's value is to the best there is, at least: no image could still gain
-    more than the last pick did.
+    says so. With one, `meta["of_best"]` is how near greedy's value is to the best there is, at least: no image could
+    still gain more than the last pick did.
     """
     taken = check(len(x), budget, chosen).cpu().numpy()
     n_cells = (1 if len(x) <= EXACT else math.ceil(len(x) / CELL)) if cells is None else cells
@@ -71,6 +71,8 @@ def facility_location(
         if swaps or maximiser != "lazy":
             raise UsageError(f"cells={n_cells}: goes with maximiser=lazy and without swaps only; cells=1 with all")
         return _by_cells(x, budget, taken, n_cells, memory, seed, keys, checkpoint)
+    if swaps:
+        check_memory(len(x), budget + len(taken), memory)
     objective = FacilityLocation(x, memory)
     picks, rises = maximise(
         objective, budget, taken, maximiser=maximiser, epsilon=epsilon, seed=seed, checkpoint=checkpoint
@@ -105,13 +107,12 @@ def _rises(rows: Rows, picks: np.ndarray, taken: np.ndarray) -> np.ndarray:
 
 
 class _Cell(NamedTuple):
-    """The greedy picks of one cell, as ids of the pool, and F of the cell before them."""
+    """The greedy picks of one cell, as ids of the pool."""
 
     ids: np.ndarray
     held: np.ndarray  # places of those chosen already
     picks: np.ndarray
     gains: np.ndarray
-    before: float
 
 
 def _by_cells(
@@ -156,13 +157,11 @@ def _by_cells(
     picks = np.concatenate([cell.picks for cell in cells])
     order = np.lexsort((picks, rank, -gains))[:budget]
     picks, gains = picks[order], gains[order]
-    value = sum(cell.before for cell in cells) + float(gains.sum())
     meta = {
         "approximation": (
             f"each image is compared with its own of {n_cells} k-means cells only: at least 1 - 1/e of the best value "
             "of that F, which is never more than the true one"
         ),
-        "of_best": _of_best(value, budget, gains),
     }
     return Selection(picks, gains, _weights(x, cells, picks, memory), meta=meta)
 
@@ -171,24 +170,23 @@ def _packed(cells: list[_Cell]) -> dict[str, np.ndarray]:
     return {
         "picks": np.concatenate([cell.picks for cell in cells]),
         "gains": np.concatenate([cell.gains for cell in cells]),
-        "before": np.array([cell.before for cell in cells]),
         "sizes": np.array([len(cell.picks) for cell in cells]),
     }
 
 
-def _unpacked(kept: dict[str, np.ndarray]) -> list[tuple[np.ndarray, np.ndarray, float]]:
+def _unpacked(kept: dict[str, np.ndarray]) -> list[tuple[np.ndarray, np.ndarray]]:
     ends = np.cumsum(kept["sizes"])[:-1]
     picks, gains = np.split(kept["picks"], ends), np.split(kept["gains"], ends)
-    return list(zip(picks, gains, kept["before"].tolist(), strict=True))
+    return list(zip(picks, gains, strict=True))
 
 
 def _greedy_in(x: Tensor, ids: np.ndarray, held: np.ndarray, size: int, budget: int, memory: int) -> _Cell:
     size = min(size, len(ids) - len(held), budget)
     if size <= 0:
-        return _Cell(ids, held, ids[:0], np.zeros(0), 0.0)
+        return _Cell(ids, held, ids[:0], np.zeros(0))
     objective = FacilityLocation(x[torch.from_numpy(ids).to(x.device)], memory)
     picks, gains = maximise(objective, size, held, show=lambda _: None)  # the bar is that of the cells
-    return _Cell(ids, held, ids[picks], gains, objective.value() - float(gains.sum()))
+    return _Cell(ids, held, ids[picks], gains)
 
 
 def _weights(x: Tensor, cells: list[_Cell], picks: np.ndarray, memory: int) -> np.ndarray:

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 
-from likewise.coresets.blocks import TIE
+from likewise.coresets.blocks import TIE, largest
 from likewise.coresets.checkpoint import Checkpoint
 from likewise.draws import Draws
 from likewise.errors import UsageError
@@ -162,7 +162,8 @@ def lazy(state: Picks, epsilon: float, seed: int) -> None:
     high[ids] = values + errors
     size = POOL
     while state.left and not state.finish(float(high.max())):
-        pool, others = _largest(high, size)
+        best, others = largest(torch.from_numpy(high), size)
+        pool = best.numpy()
         size *= 2  # unless this pool gives a pick
         while state.left and len(pool):
             fresh, low = _refresh(state.objective, pool, high)
@@ -236,15 +237,6 @@ def threshold(state: Picks, epsilon: float, seed: int) -> None:
             else:
                 waiting = waiting[len(part) :]
         level = level * (1 - epsilon) if level * (1 - epsilon) > last else -np.inf
-
-
-def _largest(values: Float[np.ndarray, " n"], n: int) -> tuple[Ids, float]:
-    """Ids, in order, of the n largest values, and the largest of all other values."""
-    if len(values) <= n:
-        return np.flatnonzero(values > -np.inf), -np.inf
-    order = np.argpartition(-values, n)
-    ids = np.sort(order[:n])
-    return ids[values[ids] > -np.inf], float(values[order[n]])
 
 
 MAXIMISERS: dict[str, Callable[[Picks, float, int], None]] = {

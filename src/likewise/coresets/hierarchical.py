@@ -45,6 +45,8 @@ def hierarchical(
     """
     if leaf not in LEAVES:
         raise UsageError(f"leaf={leaf!r}: must be one of {', '.join(LEAVES)}")
+    if n_resamplings < 0:
+        raise UsageError(f"n_resamplings={n_resamplings}: must be at least 0")
     n = len(x)
     chosen = check(n, budget, chosen)
     if levels is None:

@@ -53,7 +53,10 @@ def k_center(
     ball around the mean that holds all images.
 
     k-center likes outliers. With `quantile` below 1 the pick is the image at that quantile of the distances instead
-    of the farthest, so that such a share of extremes is left alone; each pick then costs a full pass.
+    of the farthest, so that such a share of extremes is left alone; each pick then costs a full pass. Its
+    gain, the distance at the quantile, is then no radius, and may rise.
+
+    The picks themselves are kept in float64, beyond `memory`.
     """
     if not 0 < quantile <= 1:
         raise UsageError(f"quantile={quantile}: must be above 0 and at most 1")

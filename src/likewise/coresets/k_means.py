@@ -34,7 +34,7 @@ def k_means(
     Starts from images drawn by (seed, key) (`keys` default to row numbers) and stops after `n_iterations` or when no
     image changes its cluster. A cluster that runs empty takes the image farthest from its own centre. Images `chosen`
     already are centres that do not move, and are not returned. `weights` are the sizes of the clusters and `gains`
-    the shares of the pool that they hold.
+    the shares of the pool that they hold. The centres are kept in float64 a few times over, beyond `memory`.
     """
     if n_iterations < 1:
         raise UsageError(f"n_iterations={n_iterations}: must be at least 1")

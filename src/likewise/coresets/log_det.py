@@ -16,6 +16,8 @@ from likewise.coresets.greedy import Gains, Ids, maximise
 from likewise.errors import UsageError
 from likewise.types import Selection
 
+LEAST = 1e-10  # noise; float64 holds the inverse of A to a millionth then
+
 
 def log_det(
     x: Float[Tensor, "n d"],
@@ -34,8 +36,8 @@ def log_det(
     The smaller the `noise`, the less two alike images are worth together. `maximiser` and `epsilon` are as for facility
     location. `gains` are the rises of F.
     """
-    if noise <= 0:
-        raise UsageError(f"noise={noise}: must be above 0")
+    if noise < LEAST:
+        raise UsageError(f"noise={noise}: must be at least {LEAST}")
     taken = check(len(x), budget, chosen).cpu().numpy()
     objective = LogDet(x, memory, noise)
     picks, rises = maximise(

@@ -63,8 +63,8 @@ def simcore(
 
     The k-means centroids (of target rows drawn by `seed`) stand for the target. Two centroids may take the same image.
     It ends before the budget is used up when the mean similarity of a round is below `stop` times that of the first
-    one; `meta["stopped"]` then says so. None never stops. Within a round the most similar come first. `gains` are
-    (1 + cosine) / 2 to the centroid.
+    one, if that was above 0; `meta["stopped"]` then says so. None never stops. Within a round the most similar come
+    first. `gains` are (1 + cosine) / 2 to the centroid.
 
     The paper's code can take another round than the first as the reference (its patience); here it is the first.
     """
@@ -85,7 +85,7 @@ def simcore(
     for number, (taken, similarity) in enumerate(_rounds(rows, centroids, free, budget), 1):
         mean = float(similarity.mean())
         first = mean if first is None else first
-        if stop is not None and mean < stop * first:
+        if stop is not None and first > 0 and mean < stop * first:
             meta["stopped"] = f"round {number} was less than {stop} times as similar as the first"
             break
         meta["rounds"] = number
@@ -141,6 +141,8 @@ def bloom(
         "cells": n_cells,
         "hashes": n_hashes,
     }
+    if n_free == 0 and passes.any():
+        raise UsageError(f"chosen: holds all {int(passes.sum())} images that pass the filter; expected fewer of them")
     if n_free == 0:
         raise UsageError(
             f"code_length={code_length}: no image of the pool passes the filter; expected a shorter code or a higher "
@@ -196,14 +198,16 @@ def _by_rank(rows: Rows, queries: Float[Tensor, "q d"], free: Bool[Tensor, " n"]
     n_free = int(free.sum())
     depth = min(2 * -(-budget // len(queries)), n_free)
     while True:
-        ids, similarity = _ranked(rows, queries, free, depth)
-        rank = np.broadcast_to(np.arange(depth), ids.shape).ravel()
-        flat, cosine = ids.ravel(), similarity.ravel()
-        order = np.lexsort((flat, -cosine, rank))
-        once = order[np.sort(np.unique(flat[order], return_index=True)[1])]
-        if len(once) >= budget or depth == n_free:
-            return Selection(flat[once[:budget]], (1 + cosine[once[:budget]]) / 2)
-        depth = min(2 * depth, n_free)
+        # Of each image the first place that it has with any query: rank, then how far its similarity is from the best.
+        place = np.full(len(free), np.iinfo(np.int64).max)
+        for ids, similarity in _ranked(rows, queries, free, depth):
+            places = (np.arange(depth) << 32) + (_STEPS * (1 - similarity)).astype(np.int64)
+            np.minimum.at(place, ids.ravel(), places.ravel())
+        found = np.flatnonzero(place < np.iinfo(np.int64).max)
+        if len(found) >= budget or depth == n_free:
+            picks = found[np.argsort(place[found], kind="stable")][:budget]
+            return Selection(picks, 1 - (place[picks] & _IDS) / (2 * _STEPS))
+        depth = 2 * depth if 8 * depth < n_free else n_free
 
 
 def _rounds(
@@ -213,7 +217,8 @@ def _rounds(
     free = free.clone()
     depth = max(4 * -(-budget // len(queries)), 16)
     while free.any():
-        ids, similarity = _ranked(rows, queries, free, min(depth, int(free.sum())))
+        blocks = _ranked(rows, queries, free, min(depth, int(free.sum())))
+        ids, similarity = (np.concatenate(part) for part in zip(*blocks, strict=True))
         taken = np.zeros(len(rows.x), dtype=bool)
         at = np.zeros(len(ids), dtype=np.int64)
         while True:
@@ -231,14 +236,18 @@ def _rounds(
 
 def _ranked(
     rows: Rows, queries: Float[Tensor, "q d"], free: Bool[Tensor, " n"], depth: int
-) -> tuple[Int[np.ndarray, "q m"], Float[np.ndarray, "q m"]]:
-    """The `depth` free images most similar to each query, best first, and the similarities.
+) -> Iterator[tuple[Int[np.ndarray, "q m"], Float[np.ndarray, "q m"]]]:
+    """The `depth` free images most similar to each query, best first, and the similarities; some queries at a time.
 
     Similarity and id make one whole number, so that no two are equal and the size of a block cannot matter.
     """
-    best = torch.empty((len(queries), 0), dtype=torch.int64, device=queries.device)
-    for ids in parts(free.nonzero()[:, 0], rows, 4 * len(queries)):
-        steps = (queries @ rows[ids].T * _STEPS).round().long()
-        merged = torch.cat([best, (steps << 32) | (_IDS - ids)], 1)
-        best = merged.topk(min(depth, merged.shape[1])).values
-    return (_IDS - (best & _IDS)).cpu().numpy(), (best >> 32).cpu().numpy() / _STEPS
+    everyone = free.nonzero()[:, 0]
+    for some in queries.split(max(rows.memory // (16 * (len(everyone) + 8 * depth)), 1)):
+        numbers = torch.empty((len(some), len(everyone)), dtype=torch.int64, device=queries.device)
+        start = 0
+        for ids in parts(everyone, rows, 4 * len(some)):
+            steps = (some @ rows[ids].T * _STEPS).round().long()
+            numbers[:, start : start + len(ids)] = (steps << 32) | (_IDS - ids)
+            start += len(ids)
+        best = numbers.topk(depth).values
+        yield (_IDS - (best & _IDS)).cpu().numpy(), (best >> 32).cpu().numpy() / _STEPS

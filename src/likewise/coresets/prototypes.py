@@ -86,7 +86,8 @@ def _with_shares(line: np.ndarray, cell: np.ndarray, held: np.ndarray, balance: 
             while queue and taken[queue[-1]]:
                 queue.pop()
         behind = [queue[-1] for c, queue in enumerate(queues) if queue and counts[c] < quota]
-        n_free = math.ceil(quota * k / balance) - total - len(behind)
+        # With nobody behind the line goes on, even where rounding says that the next share is due already.
+        n_free = max(math.ceil(quota * k / balance) - total - len(behind), 0 if behind else 1)
         if n_free > 0:
             batch: list[int] = []
             while len(batch) < n_free and (i := next(rest, None)) is not None:

@@ -7,13 +7,16 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from likewise.coresets.blocks import MEMORY, Rows, measured, spans, squared_norms
+from likewise.coresets.blocks import MEMORY, Rows, centred, spans, squared_norms, unit
 from likewise.coresets.clusters import cluster
+from likewise.coresets.near import compared
+from likewise.coresets.turns import shuffled
 from likewise.draws import Draws, normal
 from likewise.errors import UsageError
 
-COPY = 2e-6  # squared distance on the unit sphere: a cosine of 1 - 1e-6
+COPY = 1e-6  # what the cosine of copies may lack of 1
 CLUSTERS = 100  # that the effective number of clusters is counted in, or a tenth of the images
+PAIRS = 1 << 29  # of an image and a pick that are compared at most; past that, some images stand for all
 FEATURES = 256  # pairs of random features that the discrepancy is measured with
 
 
@@ -33,7 +36,8 @@ class Quality:
     """What can be known of a pool beforehand, to judge several selections from it.
 
     `metric`: distances are those of x as given ("euclidean") or of its directions ("cosine"). `labels`: a class for
-    each image, -1 where it is not known.
+    each image, -1 where it is not known. `keys` (default: row numbers) draw the images that stand for all, where there
+    are too many to compare each with each pick.
     """
 
     def __init__(
@@ -43,14 +47,14 @@ class Quality:
         memory: int = MEMORY,
         metric: str = "euclidean",
         labels: Int[Tensor, " n"] | None = None,
+        keys: Int[Tensor, " n"] | None = None,
     ) -> None:
-        self.memory, self.labels = memory, labels
-        self.rows = measured(x, memory, metric)
-        lengths = squared_norms(x, memory)
-        self.scale = torch.where(lengths > 0, lengths.rsqrt(), 0.0)  # of x as given
-        self.squares = lengths if metric == "euclidean" else lengths.sign()  # of the rows that distances are between
-        mean = self.rows.total() / len(x)
-        spread = (self.squares.mean() - mean.square().sum()).clamp(min=1e-30)
+        self.memory, self.labels, self.keys = memory, labels, keys
+        self.rows = centred(x, memory, metric)
+        self.directions = unit(x, memory)
+        self.not_zero = squared_norms(x, memory) > 0
+        self.squares = torch.cat([block.square().sum(1) for _, block in self.rows.blocks(x.shape[1], hold=False)])
+        spread = self.squares.mean().clamp(min=1e-30)
         self.features = _Features(x.shape[1], float(1 / spread.sqrt()), x.device)
         self.mean_features = self.features.mean(self.rows, torch.arange(len(x), device=x.device))
         self.cell = cluster(self.rows, min(CLUSTERS, math.ceil(len(x) / 10))).cell
@@ -66,49 +70,68 @@ class Quality:
           random Fourier features (Rahimi and Recht 2007); 0 for the pool itself
         - `effective_clusters`: exp of the entropy of the selection over k-means clusters of the pool
         - `effective_classes`: the same over the classes known, if labels were given
+        - `n_compared`: there only past half a billion pairs of an image that is not picked and a pick, for then no more
+          than so many images are compared with the picks. `radius` is a lower bound there, and `facility_location` and
+          `mean_distance` are estimates.
         """
         picks = torch.as_tensor(indices, device=self.squares.device).long()
         n = len(self.squares)
         if not len(picks) or int(picks.min()) < 0 or int(picks.max()) >= n:
             raise UsageError(f"indices: at least one is needed, and all must be between 0 and {n - 1}")
-        similarity, distance = self._nearest(picks)
-        x = self.rows.x
-        selected = x[picks].double() * self.scale[picks, None]
+        picked = torch.zeros(n, dtype=torch.bool, device=picks.device)
+        picked[picks] = True  # and so its own nearest
+        seen = others = (~picked).nonzero()[:, 0]
+        if len(others) * len(picks) > PAIRS:
+            order = shuffled(n, 0, self.keys, "quality").to(picks.device)
+            seen = order[torch.isin(order, others)][: max(PAIRS // len(picks), 1)]
+        similarity, distance = self._nearest(seen, picks)
+        share = len(others) / max(len(seen), 1) / n  # of the pool, that each of those seen stands for
         mmd = (self.features.mean(self.rows, picks) - self.mean_features).square().sum().sqrt()
         figures = {
-            "facility_location": float(similarity.mean()),
-            "radius": float(distance.max()),
-            "mean_distance": float(distance.mean()),
-            "duplicates": _n_copies(selected, self.memory),
+            "facility_location": float(similarity.sum() * share + self.not_zero[picked].sum() / n),
+            "radius": float(distance.max()) if len(seen) else 0.0,
+            "mean_distance": float(distance.sum() * share),
+            "duplicates": self._n_copies(picks),
             "mmd": float(mmd),
             "effective_clusters": _effective(self.cell[picks]),
         }
         if self.labels is not None:
             known = self.labels.to(picks.device)[picks]
             figures["effective_classes"] = _effective(known[known >= 0])
+        if len(seen) < len(others):
+            figures["n_compared"] = len(seen)
         return figures
 
-    def _nearest(self, picks: Tensor) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
-        """The best cosine similarity of each image and its least distance to a pick.
+    def _nearest(
+        self, ids: Int[Tensor, " m"], picks: Int[Tensor, " k"]
+    ) -> tuple[Float[Tensor, " m"], Float[Tensor, " m"]]:
+        """The best cosine similarity of each of these images and its least distance to a pick.
 
         Which pick that is comes from float32, where two may be too close to tell: then either will do. The value is
         in float64.
         """
-        by_distance, _, _ = self.rows.matches(self.rows.single(picks), (self.squares[picks] / 2).float())
-        by_cosine = by_distance
-        if not bool((self.squares == 1).all()):
-            directions = (self.rows.x[picks].double() * self.scale[picks, None]).float()
-            by_cosine, _, _ = self.rows.matches(directions)
-        similarity, distance = torch.empty_like(self.squares), torch.empty_like(self.squares)
-        for span, block in self.rows.blocks(3 * self.rows.x.shape[1], hold=False):
-            nearest = self.rows[picks[by_distance[span]]]
-            least = (block - nearest).square_().sum(1)
-            floor = 1e-12 * (self.squares[span] + self.squares[picks].max())
+        similarity, distance = self.squares.new_empty(len(ids)), self.squares.new_empty(len(ids))
+        near, offsets, directions = self.rows.single(picks), (self.squares[picks] / 2).float(), self.directions[picks]
+        for span in spans(len(ids), 8 * self.rows.x.shape[1], self.memory // 3):
+            rows, unit_rows = self.rows[ids[span]], self.directions[ids[span]]
+            at = picks[Rows(rows.float(), self.memory).matches(near, offsets)[0]]
+            least = (rows - self.rows[at]).square().sum(1)
+            floor = 1e-12 * (self.squares[ids[span]] + self.squares[picks].max())
             distance[span] = torch.where(least > floor, least, 0.0).sqrt()
-            at = picks[by_cosine[span]]
-            products = (block * (self.rows.x[at].double() * self.scale[at, None])).sum(1)
-            similarity[span] = torch.where(self.squares[span] > 0, products / self.squares[span].sqrt(), 0.0)
+            if self.rows.scale is None or not bool(self.not_zero.all()):  # else the nearest is the most similar
+                at = picks[Rows(unit_rows.float(), self.memory).matches(directions.float())[0]]
+            similarity[span] = (unit_rows * self.directions[at]).sum(1)
         return similarity, distance
+
+    def _n_copies(self, picks: Int[Tensor, " k"]) -> int:
+        """How many picks have one before them of the same direction."""
+        rows = unit(self.rows.x[picks], self.memory)
+        copies = torch.zeros(len(picks), dtype=torch.bool, device=picks.device)
+        for one, other, cosine in compared(rows, cluster(rows), COPY):
+            close = cosine > 1 - COPY
+            copies[one] |= (close & (other < one[:, None])).any(1)
+            copies[other] |= (close & (one[:, None] < other)).any(0)
+        return int(copies.sum())
 
 
 class _Features:
@@ -131,15 +154,5 @@ def _effective(groups: Int[Tensor, " k"]) -> float:
     """exp of the entropy: how many groups of equal size would be as even. Of nothing it is 0."""
     if not len(groups):
         return 0.0
-    counts = torch.bincount(groups).double()
-    shares = counts[counts > 0] / len(groups)
+    shares = groups.unique(return_counts=True)[1].double() / len(groups)
     return float(torch.exp(-(shares * shares.log()).sum()))
-
-
-def _n_copies(unit: Float[Tensor, "k d"], memory: int) -> int:
-    own = unit.square().sum(1)
-    n = 0
-    for span in spans(len(unit), 3 * len(unit), memory):
-        distances = (own[span, None] + own - 2 * unit[span] @ unit.T) < COPY
-        n += int(distances.tril(span.start - 1).any(1).sum())
-    return n

@@ -19,6 +19,7 @@ from torch import Tensor
 from likewise.coresets.blocks import MEMORY, Rows, check, lowest_tie, unit
 from likewise.coresets.clusters import cluster, members, parts, tiles
 from likewise.coresets.turns import after, places
+from likewise.errors import UsageError
 from likewise.types import Selection
 
 Rank = Callable[[Rows, Tensor, Tensor, int], tuple[list[int], list[float]]]
@@ -37,7 +38,8 @@ def sas_cut(
 ) -> Selection:
     """Maximise the graph cut of the paper greedily in each latent class, which all give the same share of their images.
 
-    The classes are `labels`, or else `n_clusters` (default: the square root of the number of images) k-means clusters.
+    The classes are `labels` (known for all images: none is -1), or else `n_clusters` (default: the square root of the
+    number of images) k-means clusters.
     `gains` are the rises of F, in pick order; F is not monotone, so late ones may be negative. Images `chosen` already
     are part of S.
     """
@@ -78,6 +80,11 @@ def _sas(
     rows = unit(x, memory)
     if labels is None:
         cell = cluster(rows, n_clusters, seed=seed, keys=keys).cell
+    elif bool((labels < 0).any()):
+        unknown = int((labels < 0).sum())
+        raise UsageError(
+            f"labels: {unknown} of {len(x)} are below 0 (unknown); expected a class for each image, or none"
+        )
     else:
         cell = labels.to(x.device).unique(return_inverse=True)[1]
     slots = _slots(cell.cpu().numpy(), chosen, budget)

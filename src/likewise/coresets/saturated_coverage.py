@@ -5,12 +5,14 @@ s = (1 + cos) / 2, which is monotone and submodular. An image with room for a wh
 and these sum to one product; one without room adds nothing; only those between are looked at one by one.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from likewise.coresets.blocks import MEMORY, check, unit
+from likewise.coresets.blocks import MEMORY, check, parts, rounding, spans, unit
 from likewise.coresets.checkpoint import Checkpoint
 from likewise.coresets.greedy import Gains, Ids, maximise
 from likewise.errors import UsageError
@@ -32,8 +34,8 @@ def saturated_coverage(
     """Pick `budget` images that together cover each image evenly, by cosine similarity.
 
     An image is covered once its similarities to the picks add up to `share` of those to the whole pool (default: the
-    share of the pool that is picked). `maximiser` and `epsilon` are as for facility location. `gains` are the rises
-    of F.
+    share of the pool that is picked, which follows the budget: only with a `share` of one's own is a prefix the smaller
+    selection). `maximiser` and `epsilon` are as for facility location. `gains` are the rises of F.
     """
     if share is not None and not 0 < share <= 1:
         raise UsageError(f"share={share}: must be above 0 and at most 1")
@@ -58,16 +60,23 @@ class SaturatedCoverage:
         self._sort_out()
 
     def gains(self, ids: Ids) -> tuple[Gains, Gains]:
-        return self.exact(ids), np.zeros(len(ids))
+        error = int(self.partly.sum()) * (rounding(self.rows.x.shape[1]) / 2 + 2e-7)
+        return self._gains(ids, self.rows.single), np.full(len(ids), error)
 
     def exact(self, ids: Ids) -> Gains:
-        at = torch.from_numpy(ids).to(self.rows.x.device)
+        return self._gains(ids, self.rows.__getitem__)
+
+    def _gains(self, ids: Ids, read: Callable[[Tensor], Tensor]) -> Gains:
+        """`read` gives rows, in the precision of the products with images that have room for a part."""
+        at, some = torch.from_numpy(ids).to(self.rows.x.device), self.partly.nonzero()[:, 0]
         sums = (self.n_open + self.rows.dot(at, self.total)) / 2
-        for span, block in self.rows.blocks(2 * len(ids)):
-            some = self.partly[span]
-            if bool(some.any()):
-                shared = (1 + block[some] @ self.rows[at].T) / 2
-                sums += torch.minimum(shared, self.room[span][some, None]).sum(0)
+        for part in parts(len(ids) if len(some) else 0):
+            candidates = read(at[part]).T
+            for span in spans(len(some), 3 * candidates.shape[1] + 2 * len(candidates), self.memory // 3):
+                images = some[span]
+                shared = (read(images) @ candidates).add_(1).div_(2)
+                room = self.room[images, None].to(shared.dtype)
+                sums[part] += torch.minimum(shared, room, out=shared).sum(0, dtype=torch.float64)
         return sums.cpu().numpy()
 
     def add(self, at: int) -> float:

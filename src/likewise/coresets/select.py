@@ -24,23 +24,21 @@ from likewise.progress import say
 from likewise.types import Embeddings, Selection, did_you_mean, pick, typed
 
 LONG = 30  # seconds from which on a run says beforehand what it will cost
-_BY_DIRECTION = {  # methods that bring rows to length 1 themselves, or look at none: they need no copy that is
+_BY_DIRECTION = {  # methods that bring rows to length 1 themselves: they need no copy that is, and no other metric
     "bloom",
-    "ccs",
-    "class-balanced",
     "facility-location",
     "graph-cut",
     "log-det",
     "prototypes",
-    "random",
     "sas-cut",
     "sas-rowsum",
     "saturated-coverage",
     "sem-dedup",
     "simcore",
     "top-k",
-    "ucs",
 }
+_BY_NO_ROWS = {"ccs", "class-balanced", "random", "ucs"}  # but by scores, labels or lot; ccs may score by direction
+_RANGE = 1e-15, 1e15  # of the largest number, so that squares keep their digits in float32
 _GIVEN = {"x", "budget", "seed", "memory", "chosen", "keys", "metric", "checkpoint"}  # what `select` itself passes on
 _ASKED = {  # what a method may ask for by name, besides
     "target": "embeddings of the images wanted more of",
@@ -71,9 +69,9 @@ def select(
     `method`: a name in SELECTORS, or any function with a selector's signature.
     `budget`: a share of the images (0.1, "10%") or a number of them (5000, "5000").
     `metric`: "cosine" scales every row to length 1 first (a zero row stays zero: similar to nothing); "euclidean"
-    takes the rows as they are.
-    `memory`: work space beyond x itself, in bytes or as "2GB", "500MB". A memory-mapped x is not copied, unless the
-    method needs rows of length 1 and cannot make them block by block.
+    takes the rows as they are, and is refused by methods that look at directions only.
+    `memory`: work space beyond x itself, in bytes or as "2GB", "500MB". A memory-mapped x of float32 or float64 is not
+    copied, unless the method needs rows of length 1 and cannot make them block by block; any other is, to float32.
     `chosen`: a list of the ids picked already; they are not returned and do not count towards the budget.
     `target`: embeddings of a set of its own, for methods that look for images like those.
     `scores`: a finite number for each image, for methods that rank by one.
@@ -84,7 +82,8 @@ def select(
     A method is given what it names among its parameters; it is an error to lack what it needs, or to give it a
     target or scores that it does not take.
 
-    `quality` is that of the picks; `meta["random_quality"]` that of as many random ones. A method that had to
+    `quality` is that of the picks, together with those `chosen` if there are any; `meta["random_quality"]` that of as
+    many random ones in their place. `meta["seconds"]` is what the method took, without either. A method that had to
     approximate says so, with its bound, in `meta["approximation"]`.
 
     >>> import numpy as np
@@ -92,7 +91,8 @@ def select(
     >>> sorted(select(corners, "facility-location", budget=2).indices.tolist())
     [1, 2]
 
-    Raises UsageError for a wrong argument and DataError for rows that are not finite.
+    Raises UsageError for a wrong argument, and DataError for rows that are not finite or, by the metric "euclidean",
+    whose numbers are all too small or some too large for float32 to square.
     """
     from likewise.coresets import SELECTORS
 
@@ -100,18 +100,23 @@ def select(
     if not callable(selector):
         raise UsageError(f"method={method!r}: expected the name of a selector, or a function like one")
     name = method if isinstance(method, str) else getattr(method, "__name__", type(method).__name__)
+    name = next((listed for listed, one in SELECTORS.items() if one is selector), name)
     parameters = inspect.signature(selector).parameters
     options = read_options(name, selector, options)
     if metric not in METRICS:
         raise UsageError(f"metric {metric!r}: must be one of {', '.join(METRICS)}")
+    if metric != "cosine" and name in _BY_DIRECTION:
+        raise UsageError(f"metric {metric!r}: {name} looks at directions only; expected cosine")
     n_bytes = parse_memory(memory)
     rows = _rows(x)
+    if metric == "euclidean":
+        _check_range(rows)
     n_picks = parse_budget(budget, len(rows))
     given: dict[str, Any] = {"seed": seed, "memory": n_bytes, "chosen": _ids(chosen)}
     features = rows
     if "metric" in parameters:
         given["metric"] = metric
-    elif metric == "cosine" and name not in _BY_DIRECTION:
+    elif metric == "cosine" and name not in _BY_DIRECTION | _BY_NO_ROWS:
         features = _of_length_1(rows, n_bytes)
     keys = torch.as_tensor(np.array(x.keys)) if isinstance(x, Embeddings) else None
     if "keys" in parameters:
@@ -146,8 +151,9 @@ def select(
     selection = selector(features, n_picks, **given, **options)
     seconds = time.perf_counter() - started
     del features
-    judge = Quality(rows, memory=n_bytes, metric=metric, labels=known_labels)
-    baseline = random(rows, len(selection), seed=seed, keys=keys)
+    judge = Quality(rows, memory=n_bytes, metric=metric, labels=known_labels, keys=keys)
+    baseline = random(rows, len(selection), seed=seed, keys=keys, chosen=given["chosen"])
+    held = np.empty(0, np.int64) if given["chosen"] is None else given["chosen"].numpy()
     meta = {
         "method": name,
         "options": {"metric": metric, **options},
@@ -155,9 +161,9 @@ def select(
         "budget": n_picks,
         "n_pool": len(rows),
         "seconds": seconds,
-        "random_quality": judge.of(baseline.indices),
+        "random_quality": judge.of(np.concatenate([held, baseline.indices])),
     }
-    measured = judge.of(selection.indices)
+    measured = judge.of(np.concatenate([held, selection.indices]))
     return Selection(selection.indices, selection.gains, selection.weights, measured, {**selection.meta, **meta})
 
 
@@ -240,7 +246,7 @@ def _asked(name: str, parameters: Mapping[str, inspect.Parameter], given: dict[s
 def _per_image(values: Any, what: str, n: int) -> Tensor:
     """Scores (finite numbers) or labels (whole numbers), one per image."""
     try:
-        column = values.detach().clone() if isinstance(values, Tensor) else torch.from_numpy(np.array(values))
+        column = values.detach().clone() if isinstance(values, Tensor) else _tensor(np.array(values))
     except (TypeError, ValueError) as error:
         raise UsageError(f"{what}: cannot be read as an array of numbers ({error})") from None
     whole = not (column.is_floating_point() or column.is_complex())
@@ -262,7 +268,7 @@ def _rows(x: Any, what: str = "x") -> Tensor:
         try:
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", "The given NumPy array is not writable")
-                rows = torch.from_numpy(np.asarray(array))
+                rows = _tensor(np.asarray(array))
         except (TypeError, ValueError) as error:
             raise UsageError(f"{what}: cannot be read as an array of numbers ({error})") from None
     if rows.ndim != 2 or not rows.numel() or rows.is_complex():
@@ -274,6 +280,20 @@ def _rows(x: Any, what: str = "x") -> Tensor:
         first = int(bad.nonzero()[0, 0])
         raise DataError(f"{what}: {int(bad.sum())} of {len(rows)} rows hold NaN or infinity, the first is row {first}")
     return rows
+
+
+def _tensor(array: np.ndarray) -> Tensor:
+    """The same memory; a copy where torch cannot read it: backwards, in another order of bytes, longer than float64."""
+    kind = np.float64 if array.dtype.kind == "f" and array.dtype.itemsize > 8 else array.dtype.newbyteorder("=")
+    array = array.astype(kind, copy=False)
+    return torch.from_numpy(array.copy() if min(array.strides, default=0) < 0 else array)
+
+
+def _check_range(x: Tensor) -> None:
+    largest = max(float(x[span].abs().max()) for span in spans(len(x), x.shape[1], 32 << 20))
+    if largest and not _RANGE[0] <= largest <= _RANGE[1]:
+        low, high = _RANGE
+        raise DataError(f"x: its largest number is {largest:.3g}; by the metric euclidean expected {low:g} to {high:g}")
 
 
 def _of_length_1(x: Tensor, memory: int) -> Tensor:

@@ -16,7 +16,7 @@ from likewise.coresets.blocks import MEMORY, check, unit
 from likewise.coresets.clusters import cluster
 from likewise.coresets.near import compared
 from likewise.coresets.ucs import toward
-from likewise.errors import UsageError
+from likewise.errors import DataError, UsageError
 from likewise.types import Selection
 
 
@@ -38,7 +38,8 @@ def sem_dedup(
     Picks come in order of novelty: those with the least similarity to any preferred image first, which is what a larger
     eps would keep. At most `budget` images are picked (100% gives the pool without its duplicates); `meta["stopped"]`
     says when fewer are left. With eps=None near-copies come last instead of being left out. `gains` are 1 - similarity
-    to the most similar preferred image, compared within the cell and, as far as eps, across its borders.
+    to the most similar preferred image, compared within the cell and, as far as eps, across its borders. Raises
+    DataError if all are near-copies of images chosen.
     """
     if eps is not None and not 0 <= eps < 1:
         raise UsageError(f"eps={eps}: must be at least 0 and below 1, or none")
@@ -66,6 +67,8 @@ def sem_dedup(
     meta = {}
     if eps is not None:
         line = line[(novelty[line] >= eps).cpu()]
+        if not len(line):
+            raise DataError(f"sem-dedup, eps={eps}: every image is a near-copy of one chosen; nothing is left to pick")
         if len(line) < budget:
             meta["stopped"] = f"only {len(line):,} images are left without near-copies"
     picks = line[:budget]

@@ -21,6 +21,16 @@ SHAKEN = 5  # a further round replaces one pick in so many
 LEAST = 1e-9  # of the number of images: what a swap must gain
 
 
+def check_memory(n: int, n_picks: int, memory: int) -> None:
+    """Raises UsageError if the pairs of n images that such swaps are valued by will not fit."""
+    expected = n**2 * min(RANK / n_picks, 1.0)
+    if expected > memory // 48:
+        raise UsageError(
+            f"swaps: listing pairs of {n:,} images for {n_picks:,} picks takes about {48 * expected / 1e9:.1f} GB; "
+            "give more memory or a larger budget"
+        )
+
+
 def refine(
     rows: Rows, picks: Int[np.ndarray, " k"], fixed: Int[np.ndarray, " m"], *, n_rounds: int = 1, seed: int = 0
 ) -> tuple[Int[np.ndarray, " k"], Int[np.ndarray, " n"], int]:
@@ -139,13 +149,6 @@ class _Swaps:
 
     def _list(self) -> None:
         self._look_up(np.arange(len(self.rows)), floor=True)
-        expected = len(self.rows) ** 2 * min(RANK / len(self.ids), 1.0)
-        if expected > self.rows.memory // 48:
-            need = 48 * expected / 1e9
-            raise UsageError(
-                f"swaps: listing pairs of {len(self.rows):,} images for {len(self.ids):,} picks takes about "
-                f"{need:.1f} GB; give more memory or a larger budget"
-            )
         self.pairs = pairs = Pairs(self.rows, self.floor)
         which = np.repeat(np.arange(len(self.rows)), np.diff(pairs.starts))
         found = [np.zeros(0)]

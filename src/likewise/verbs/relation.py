@@ -33,7 +33,13 @@ def make_relation(words: str, images: ImageSet, size: int) -> Relation:
         raise UsageError(f"relation={words}: expected {EXPECTED}")
     if not where:
         return from_neighbours(nearest(torch.from_numpy(features(Pixels(images.info(size)), images, size)), int(k)))
-    x = np.load(where, allow_pickle=False) if where.endswith(".npy") else Embeddings.load(Path(where)).x
+    if where.endswith(".npy"):
+        try:
+            x = np.load(where, allow_pickle=False)
+        except (OSError, ValueError) as error:
+            raise DataError(f"relation={words}: is not an array that can be read ({error})") from None
+    else:
+        x = Embeddings.load(Path(where)).x
     if x.ndim != 2 or len(x) != len(images):
         raise DataError(f"relation={words}: has shape {x.shape}; expected a row for each of {len(images):,} images")
     return from_neighbours(nearest(torch.from_numpy(np.array(x, np.float32)), int(k)))

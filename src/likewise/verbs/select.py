@@ -19,6 +19,7 @@ from likewise.files import claim, empty_folder, new_folder
 from likewise.images.labels import read_labels
 from likewise.images.scan import locate
 from likewise.images.sources import read_csv
+from likewise.progress import say
 from likewise.signals import stop_signals
 from likewise.types import Embeddings, Selection, pick
 from likewise.verbs.evaluate import open_for
@@ -59,8 +60,8 @@ def choose(
 
     Every half a minute, and when SIGTERM or SIGINT asks to stop (then Stopped is raised), a method that can be taken up
     again leaves in `out` what it has; with `resume` it goes on from there, to the same bits with the same `memory` and
-    number of threads, to the same picks with any. Of a finished selection, `resume` gives the answer again, and copies
-    or links where that is asked.
+    number of threads, to the same picks with any. Others start over, and say so. Of a finished selection `resume` gives
+    the answer again, and copies or links where that is asked.
     """
     import resource
 
@@ -102,6 +103,8 @@ def choose(
     if not resume:
         (out / STATE).unlink(missing_ok=True)
     with _checkpoint(method, out / STATE) as checkpoint:
+        if resume and not (checkpoint and (out / STATE).is_file()):
+            say(f"--resume: {out} holds nothing that {method} could go on from; it starts over")
         how: dict[str, Any] = {"metric": metric, "seed": seed, "memory": memory, "checkpoint": checkpoint}
         selection = select(x, method, budget, **how, **given, **options)
     peak = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
