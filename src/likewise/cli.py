@@ -442,6 +442,7 @@ def answer(as_json: bool, quiet: bool) -> Iterator[Callable[[dict[str, Any], Cal
 
 def main() -> None:
     logging.basicConfig(level=logging.WARNING)
+    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # names of files are any bytes
     app()
 
 
