@@ -632,7 +632,7 @@ def test_what_a_run_began_from_is_needed_once(
     shutil.rmtree(tmp_path / "first")
     monkeypatch.chdir(tmp_path / "run")
     assert pretrain(images(), out=tmp_path / "run", resume=True, **settings("simclr"))["resumed_at"] == 5
-    with pytest.raises(UsageError, match="was begun from .*first"):
+    with pytest.raises(UsageError, match="was begun from"):
         pretrain(images(), out=tmp_path / "run", init_from="first", resume=True, **settings("simclr"))
 
 

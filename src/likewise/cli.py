@@ -524,6 +524,10 @@ def _scan(result: dict[str, Any]) -> str:
         f"{result['images']:,} usable images, {len(result['bad'])} bad, {len(result['duplicates'])} groups of copies"
     ]
     lines += [f"{bad['path']}: {bad['reason']}" for bad in result["bad"]]
+    if result["others"]:
+        from likewise.images.scan import told_others
+
+        lines.append(told_others(result["others"]))
     if "near" in result:
         n_near = sum(len(group["paths"]) for group in result["near"])
         lines.append(f"{n_near:,} images in {len(result['near']):,} groups of near-duplicates")

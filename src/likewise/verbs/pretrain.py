@@ -29,6 +29,7 @@ from likewise.evaluation.verdict import describe
 from likewise.files import MARK, claim, new_folder, read_json, write_json, write_text
 from likewise.images import Ids, ImageSet, open_images
 from likewise.images import patches as draw_patches
+from likewise.images.scan import told_others
 from likewise.methods import Method, find, reads_labels
 from likewise.progress import say
 from likewise.training.distributed import agreed, is_main, process_group, wait_for_all
@@ -385,7 +386,8 @@ def environment() -> dict[str, Any]:
 def scan_summary(images: ImageSet) -> dict[str, Any]:
     """What reading the images found: for scan.json and the report."""
     bad = [{"path": path, "reason": reason} for path, reason in images.bad]
-    return {"images": len(images), "bad": bad, "duplicates": images.duplicates(), "cut": images.n_cut}
+    found = {"images": len(images), "bad": bad, "duplicates": images.duplicates(), "cut": images.n_cut}
+    return found | {"others": dict(images.others)}
 
 
 def _open(
@@ -406,6 +408,8 @@ def _open(
     else:
         threads = settings.get("threads") or TrainConfig.threads
         images = open_images(data, labels=labels, side=side and opening_side(side), max_bad=max_bad, threads=threads)
+        if images.others:
+            say(f"{images.name}: {told_others(images.others)}")
     if subset is not None:
         where = "subset"
         if isinstance(subset, str | Path):
