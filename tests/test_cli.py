@@ -357,6 +357,11 @@ def test_scan_answers(photos: Path, tmp_path: Path) -> None:
     assert result["images"] == 4
     assert [bad["path"] for bad in result["bad"]] == ["broken.jpg"]
     assert [sorted(group) for group in result["duplicates"]] == [["copy.png", "sub/0.png"]]
+    (tmp_path / "new.HEIC").write_bytes(b"")
+    assert "left out by their endings: 1 .heic" in run("scan", tmp_path).stdout
+    trained = CliRunner().invoke(app, ["pretrain", str(tmp_path), "--out", str(tmp_path / "run"), "--max-bad=1", *FAST])
+    assert "left out by their endings: 1 .heic" in trained.stderr
+    assert json.loads((tmp_path / "run" / "scan.json").read_text())["others"] == {".heic": 1}
 
 
 @pytest.mark.parametrize(
@@ -406,6 +411,9 @@ def test_usage_errors_are_one_line_and_exit_2(
         assert f'{name}="abc"' in refusal(2, "pretrain", photos, "--out", out, "--set", f"{name}=abc")
     assert "--set lr: expected key=value" in refusal(2, "pretrain", photos, "--out", out, "--set", "lr")
     assert "no such file" in refusal(2, "pretrain", photos, "--out", out, "--recipe", tmp_path / "none.toml")
+    (tmp_path / "ids.txt").write_text("12345678901234567890")
+    assert "one id a line" in refusal(2, "pretrain", photos, "--out", out, "--subset", tmp_path / "ids.txt")
+    assert "data: is empty" in refusal(2, "pretrain", "", "--out", out)
     (tmp_path / "weights.pth").write_bytes(b"")
     assert "safetensors" in refusal(2, "embed", tmp_path / "weights.pth", photos, "--out", out)
     assert "budget '200%'" in refusal(2, "select", run_, "--budget", "200%", "--out", out)
@@ -479,6 +487,16 @@ def test_same_images_same_weights_however_they_are_packed(photos: Path, tmp_path
     assert len(hashes) == 1
     listed = json.loads((tmp_path / "broken" / "scan.json").read_text())
     assert {bad["path"] for bad in listed["bad"]} == {"broken.png", "empty.jpg", "text.gif"}
+
+
+def test_a_name_may_be_any_bytes(photos: Path, tmp_path: Path) -> None:
+    os.symlink(photos, tmp_path / "in\udcff")
+    command = [sys.executable, "-m", "likewise", "pretrain", tmp_path / "in\udcff", "--out", tmp_path / "out\udcff"]
+    ended = subprocess.run([*command, *FAST, "--quiet"], capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.splitlines()[-1].endswith("out\\udcff")
+    again = answer(*command[3:], *FAST, "--resume", "--quiet")
+    assert again["steps"] == 4
 
 
 @pytest.mark.data

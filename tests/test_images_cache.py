@@ -129,9 +129,10 @@ def test_the_limit_comes_from_the_environment(folder: Path, tmp_path: Path, monk
     monkeypatch.setenv("LIKEWISE_CACHE_LIMIT", "0")
     open_images(folder)
     assert not list((tmp_path / "e" / "pixels").iterdir())
-    monkeypatch.setenv("LIKEWISE_CACHE_LIMIT", "a lot")
-    with pytest.raises(UsageError, match="cache_limit=a lot"):
-        open_images(folder)
+    for limit in ("a lot", "infGB", "-5GB", "nan"):
+        monkeypatch.setenv("LIKEWISE_CACHE_LIMIT", limit)
+        with pytest.raises(UsageError, match=f"cache_limit={limit}"):
+            open_images(folder)
 
 
 def test_what_a_killed_writer_leaves_is_not_taken_for_whole(folder: Path, tmp_path: Path) -> None:
@@ -150,6 +151,26 @@ def test_what_a_killed_writer_leaves_is_not_taken_for_whole(folder: Path, tmp_pa
     for index in (tmp_path / "c" / "index").iterdir():
         index.write_bytes(b"half")
     assert everything(open_images(folder, cache=tmp_path / "c")) == first
+
+
+def test_damage_of_any_kind_is_mended(folder: Path, tmp_path: Path) -> None:
+    first = everything(open_images(folder, cache=tmp_path / "c"))
+    (pixels,), (index,) = ((tmp_path / "c" / part).iterdir() for part in ("pixels", "index"))
+    for file in (pixels / "pixels.u8", pixels / "keys.npy", pixels / "shapes.npy", index):
+        content = file.read_bytes()
+        for left in (0, 3, len(content) // 2, len(content) - 1):
+            file.write_bytes(content[:left])
+            assert everything(open_images(folder, cache=tmp_path / "c")) == first
+            assert len(file.read_bytes()) == len(content)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
+def test_a_full_disk_costs_only_time(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cache_module, "open", lambda *_: open("/dev/full", "wb"), raising=False)  # noqa: SIM115
+    images = open_images(folder, cache=tmp_path / "c")
+    assert not list((tmp_path / "c" / "pixels").iterdir())
+    monkeypatch.undo()
+    assert everything(images) == everything(open_images(folder, cache=tmp_path / "d"))
 
 
 def test_several_may_build_it_at_once(folder: Path, tmp_path: Path) -> None:
@@ -192,6 +213,8 @@ def test_the_cache_lies_where_the_system_wants_it(monkeypatch: pytest.MonkeyPatc
     monkeypatch.delenv("LIKEWISE_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(cache_module.sys, "platform", "linux")
+    assert cache_module.cache_folder() == tmp_path / "likewise"
+    monkeypatch.setenv("LIKEWISE_CACHE", "")
     assert cache_module.cache_folder() == tmp_path / "likewise"
     monkeypatch.setattr(cache_module.sys, "platform", "darwin")
     assert cache_module.cache_folder() == Path.home() / "Library" / "Caches" / "likewise"

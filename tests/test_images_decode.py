@@ -264,7 +264,7 @@ def test_too_many_bad_files_are_an_error_that_names_them(tmp_path: Path) -> None
 
 def test_nothing_usable_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"")
-    with pytest.raises(DataError, match=r"1 of 1 images cannot be used.*a\.png \(empty file\)"):
+    with pytest.raises(DataError, match=r"none of 1 images can be used: a\.png \(empty file\)"):
         open_images(tmp_path, max_bad="100%")
     assert scan(tmp_path, max_bad="100%")["images"] == 0
 

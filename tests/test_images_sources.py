@@ -16,7 +16,7 @@ from PIL import Image
 
 from likewise.errors import DataError, UsageError
 from likewise.images import ImageSet, open_images, scan
-from likewise.images.scan import locate, read_all
+from likewise.images.scan import locate, read_all, told_others
 from likewise.types import Selection
 
 RNG = np.random.default_rng(0)
@@ -164,6 +164,61 @@ def test_links_to_files_are_followed(tmp_path: Path) -> None:
     assert open_images(root).duplicates() == [["a/three.PNG", "linked.png"]]
 
 
+def test_links_to_folders_are_followed_once(tmp_path: Path) -> None:
+    """By the first of their names, where there is none without a link; and circles end."""
+    outside = put(tmp_path / "outside", {f"{name}/{i}.png": encoded(9, 9, "PNG", i) for i, name in enumerate("uv")})
+    root = put(tmp_path / "root", {"own/x.png": encoded(9, 9, "PNG", 7)})
+    for link, target in {
+        "another": root / "own",
+        "b": outside / "u",
+        "a": outside / "u",
+        "c": outside,
+        "around": tmp_path,
+        "nowhere": tmp_path / "none",
+    }.items():
+        os.symlink(target, root / link)
+    os.symlink(root, outside / "v" / "back")
+    os.symlink("self.png", root / "self.png")
+    images = open_images(root, max_bad="50%")
+    assert images.paths == ["a/0.png", "c/v/1.png", "own/x.png"]
+    assert [path for path, _ in images.bad] == ["self.png"]
+
+
+def test_links_in_a_tar_are_the_files_that_they_lead_to(tmp_path: Path) -> None:
+    data = encoded(9, 9, "PNG", 1)
+    with tarfile.open(tmp_path / "x.tar", "w") as archive:
+        info = tarfile.TarInfo("./real/one.png")
+        info.size = len(data)
+        archive.addfile(info, io.BytesIO(data))
+        for name, kind, target in (
+            ("hard.png", tarfile.LNKTYPE, "real/one.png"),
+            ("deep/soft.png", tarfile.SYMTYPE, "../hard.png"),
+            ("circle.png", tarfile.SYMTYPE, "circle.png"),
+            ("gone.png", tarfile.SYMTYPE, "/etc/none.png"),
+        ):
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname = kind, target
+            archive.addfile(info)
+    assert open_images(tmp_path / "x.tar").duplicates() == [["deep/soft.png", "hard.png", "real/one.png"]]
+
+
+def test_files_with_other_endings_are_counted(tmp_path: Path) -> None:
+    root = folder(tmp_path)
+    put(root, {"a/1.HEIC": b"", "a/2.heic": b"", "README": b""})
+    assert open_images(root).others == scan(root)["others"] == {".txt": 1, ".heic": 2, "": 1}
+    assert told_others(scan(root)["others"]) == "left out by their endings: 2 .heic, 1 without one, 1 .txt"
+    assert scan(zipped(tmp_path))["others"] == {".md": 1}
+    assert scan(tarred(tmp_path))["others"] == {".cls": len(NAMES)}
+    assert scan(np.zeros((2, 8, 8), np.uint8))["others"] == {}
+
+
+def test_a_list_is_cut_at_line_ends_alone(tmp_path: Path) -> None:
+    names = (" led.png", "a\u2028b.png", "c\u0085d.png")
+    put(tmp_path, {name: encoded(9, 9, "PNG", i) for i, name in enumerate(names)})
+    (tmp_path / "list.txt").write_bytes("\r\n".join([*names, ""]).encode())
+    assert open_images(tmp_path / "list.txt").paths == list(names)
+
+
 def test_arrays_tensors_and_sequences_hold_the_same_images(tmp_path: Path) -> None:
     x = RNG.integers(0, 256, (7, 9, 8, 3), dtype=np.uint8)
     first = open_images(x)
@@ -268,7 +323,7 @@ def test_labels_come_when_asked_for(tmp_path: Path) -> None:
     assert by_folder.classes == ["a", "b", "c"]
     assert by_folder.labels.tolist() == [0, 0, 1, 2, 2]
     table = tmp_path / "labels.csv"
-    table.write_text("path,label\na/three.PNG,10\n./b/one.png,2\nelsewhere.png,3\n")
+    table.write_text("path,label\na/three.PNG,10\n./b/one.png,2\nelsewhere.png,3\na/deep/er/two.jpg\n")
     by_csv = plain.relabel(table)
     assert by_csv.classes == ["2", "10"]
     assert by_csv.labels.tolist() == [
@@ -277,7 +332,7 @@ def test_labels_come_when_asked_for(tmp_path: Path) -> None:
     assert open_images(root, labels=[4, 0, 1, 2, -1]).labels.tolist() == [4, 0, 1, 2, -1]
     assert by_folder.relabel(None).labels is None
     put(tmp_path / "l", files())
-    (tmp_path / "l" / "list.csv").write_text("path,label\nb/one.png,cat\na/three.PNG,\na/deep/er/two.jpg,ant\n")
+    (tmp_path / "l" / "list.csv").write_text("path,label\nb/one.png,cat\na/three.PNG,\na/deep/er/two.jpg, ant \n")
     listed = open_images(tmp_path / "l" / "list.csv")
     assert listed.classes == ["ant", "cat"]
     assert listed.labels.tolist() == [1, -1, 0]
@@ -318,6 +373,18 @@ def test_what_is_not_there_gets_one_clear_line(tmp_path: Path) -> None:
     assert "lists no images" in message(DataError, lambda: open_images(tmp_path / "x.txt"))
     (tmp_path / "x.csv").write_text("file,label\na.png,1\n")
     assert "one named path" in message(DataError, lambda: open_images(tmp_path / "x.csv"))
+    (tmp_path / "short.csv").write_text("label,path\ncat,a.png\ndog\n")
+    assert "image 2 of 2 has no path" in message(DataError, lambda: open_images(tmp_path / "short.csv"))
+    (tmp_path / "null.txt").write_bytes(b"a\0b.png\n")
+    assert "none of 1 images can be used" in message(
+        DataError, lambda: open_images(tmp_path / "null.txt", max_bad="100%")
+    )
+    (tmp_path / "empty.npz").write_bytes(b"")
+    assert "is not an .npz" in message(DataError, lambda: open_images(tmp_path / "empty.npz"))
+    np.save(tmp_path / "x.npy", np.zeros((2, 8, 8), np.uint8))
+    (tmp_path / "x.npy").rename(tmp_path / "named.npz")
+    assert "is not an .npz" in message(DataError, lambda: open_images(tmp_path / "named.npz"))
+    assert "data: is empty" in message(UsageError, lambda: open_images(""))
     np.savez(tmp_path / "x.npz", pictures=np.zeros(3))
     assert "images or x" in message(DataError, lambda: open_images(tmp_path / "x.npz"))
     np.savez(tmp_path / "o.npz", images=np.array([{}], dtype=object))

@@ -1,8 +1,10 @@
 """The loop: what it promises about bits, interruptions, bad numbers and budgets."""
 
+import fcntl
 import itertools
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,10 +21,11 @@ from safetensors.torch import load_file, save_file
 from likewise.embedding import load, weights_hash
 from likewise.encoders import build
 from likewise.errors import DataError, Stopped, TrainingError, UsageError
-from likewise.files import read_lines
+from likewise.files import MARK, read_lines, write_bytes
 from likewise.images import ImageSet, open_images
 from likewise.methods import METHODS
 from likewise.training import fit as loop
+from likewise.training import state
 from likewise.training.optim import LARS, OPTIMIZERS, Muon, learning_rate, make_optimizer, orthogonal, set_rates
 from likewise.types import DataInfo, Step, TrainConfig
 from likewise.verbs.demo import SETTINGS, demo
@@ -181,6 +184,55 @@ def test_a_damaged_state_falls_back_to_the_one_before(whole: dict[str, Path], tm
     assert trace(run) == trace(whole["simclr"])
 
 
+def test_a_state_is_kept_until_two_later_ones_are_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Saves that were cut short at later steps than a resumed run has come to push nothing out."""
+    net = torch.nn.Linear(2, 2)
+    optimizer = torch.optim.SGD(net.parameters())
+
+    def save(step: int, files: int = 4) -> None:
+        left = iter(range(files))
+        monkeypatch.setattr(state, "write_bytes", lambda *a: (next(left), write_bytes(*a)))
+        state.save_state(tmp_path, {"step": step}, {"scores": torch.zeros(1)}, net, optimizer)
+
+    save(100)
+    (tmp_path / "state" / ".DS_Store").write_bytes(b"left by a file manager")
+    for cut, whole in ((237, 180), (230, 200)):
+        with pytest.raises(StopIteration):
+            save(cut, files=1)
+        save(whole)
+        place, _ = state.load_state(tmp_path, net, optimizer) or ({}, {})
+        assert place["step"] == whole
+    assert [folder.name for folder in state.whole_states(tmp_path)] == ["000000200", "000000180"]
+    assert len(list((tmp_path / "state").iterdir())) == 3
+    for folder in state.whole_states(tmp_path):
+        (folder / "other.safetensors").write_bytes(b"cut short")
+    with pytest.raises(DataError, match="damaged"):
+        state.load_state(tmp_path, net, optimizer)
+
+
+def test_a_run_resumed_after_its_last_step_says_nothing_of_speed(
+    whole: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(whole["simclr"], tmp_path / "run")
+    (tmp_path / "run" / "status.json").unlink()
+    monkeypatch.setattr("likewise.progress.QUIET", False)
+    result = pretrain(images(), out=tmp_path / "run", resume=True, **settings("simclr"))
+    assert (result["resumed_at"], result["images_per_second"]) == (STEPS, None)
+    assert "images/s" not in capsys.readouterr().err
+
+
+def test_one_process_trains_in_a_folder(whole: dict[str, Path]) -> None:
+    run = whole["byol"]
+    with open(run / MARK) as mark:
+        fcntl.flock(mark, fcntl.LOCK_EX)
+        (run / "status.json").rename(run / "later.json")  # so that it is not finished
+        for how in ("resume", "overwrite"):
+            with pytest.raises(UsageError, match="another process is training in it"):
+                pretrain(images(), out=run, **{how: True}, **settings("byol"))
+        (run / "later.json").rename(run / "status.json")
+    pretrain(images(), out=run, resume=True, **settings("byol"))
+
+
 def stopped_after(n_steps: int, begin: Callable[[], Any]) -> None:
     """Send this process SIGTERM after so many steps; the loop finishes the step, saves and raises Stopped."""
     step, calls = loop.train_step, 0
@@ -242,6 +294,8 @@ def test_resuming_with_other_settings_or_images_is_refused(whole: dict[str, Path
             pretrain(images(), out=whole["simclr"], resume=True, **{**settings("simclr"), "steps": None, **budget})
     with pytest.raises(DataError, match="images differ"):
         pretrain(open_images(PIXELS[:-1]), out=whole["simclr"], resume=True, **settings("simclr"))
+    with pytest.raises(DataError, match="another order"):  # banks and scores go by it
+        pretrain(open_images(PIXELS[::-1].copy()), out=whole["simclr"], resume=True, **settings("simclr"))
     with pytest.raises(UsageError, match="not empty"):
         pretrain(images(), out=whole["simclr"], **settings("simclr"))
 
@@ -294,6 +348,12 @@ def test_a_term_that_is_not_finite_stops_before_the_update(tmp_path: Path, monke
     assert caught.value.code == 4
     assert hashes[-1].split(",")[0] in str(caught.value)
     assert len(seen) == 3
+    assert json.loads((tmp_path / "run" / "status.json").read_text())["state"] == "diverged"
+
+
+def test_an_update_that_goes_too_far_is_said(tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match=f"features of {N} of {N} images are not finite"):
+        pretrain(images(), out=tmp_path / "run", **{**settings("simclr"), "steps": 1}, lr=1e30)
     assert json.loads((tmp_path / "run" / "status.json").read_text())["state"] == "diverged"
 
 
@@ -543,6 +603,58 @@ def test_knn_is_measured_after_the_listed_epochs(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    "labels",
+    [[0] * N, [*range(4), *[-1] * (N - 4)], [-1] * N, list(range(N))],
+    ids=["one class", "too few", "none", "a class each"],
+)
+def test_labels_that_tell_nothing_stop_no_run(labels: list[int], tmp_path: Path) -> None:
+    labelled = open_images(PIXELS, labels=np.array(labels))
+    pretrain(labelled, out=tmp_path / "run", **{**settings("simclr"), "steps": 2})
+    assert not any("knn" in line for line in read_lines(tmp_path / "run" / "metrics.jsonl"))
+
+
+def test_a_resolved_recipe_is_a_recipe(whole: dict[str, Path], tmp_path: Path) -> None:
+    """With the patches and the first weights of its run."""
+    pretrain(images(), out=tmp_path / "begun", init_from=whole["exemplar"], **{**settings("exemplar"), "patches": 20})
+    pretrain(images(), out=tmp_path / "again", recipe_file=tmp_path / "begun" / "resolved.toml")
+    assert trace(tmp_path / "again") == trace(tmp_path / "begun")
+    assert len(np.load(tmp_path / "again" / "scores.npy")) == 20
+
+
+def test_what_a_run_began_from_is_needed_once(
+    whole: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is found from any folder, and no longer when a state is saved."""
+    shutil.copytree(whole["simclr"], tmp_path / "first")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(Stopped):
+        stopped_after(5, lambda: pretrain(images(), out="run", init_from="first", **settings("simclr")))
+    shutil.rmtree(tmp_path / "first")
+    monkeypatch.chdir(tmp_path / "run")
+    assert pretrain(images(), out=tmp_path / "run", resume=True, **settings("simclr"))["resumed_at"] == 5
+    with pytest.raises(UsageError, match="was begun from"):
+        pretrain(images(), out=tmp_path / "run", init_from="first", resume=True, **settings("simclr"))
+
+
+def test_killed_while_it_begins_a_run_is_begun_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def killed(images: ImageSet) -> dict[str, Any]:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("likewise.verbs.pretrain.scan_summary", killed)
+        with pytest.raises(KeyboardInterrupt):
+            pretrain(images(), out=tmp_path / "run", **settings("simclr"))
+    pretrain(images(), out=tmp_path / "run", resume=True, **settings("simclr"))
+    assert {"environment.json", "scan.json", "pictures"} <= {file.name for file in (tmp_path / "run").iterdir()}
+
+
+def test_a_plan_counts_the_images_that_there_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("likewise.verbs.pretrain.trial_rate", lambda *_: 2.0)
+    planned = pretrain(images(), out=tmp_path / "run", dry_run=True, **{**settings("simclr"), "batch_size": 256})
+    assert planned["images_per_second"] == 2 * N
+
+
+@pytest.mark.parametrize(
     ("asked", "says"),
     [
         ({"method": "simclrr"}, "did you mean 'simclr'"),
@@ -554,6 +666,8 @@ def test_knn_is_measured_after_the_listed_epochs(tmp_path: Path) -> None:
         ({"mask_ratio": 0.5}, "'mask_ratio' is unknown"),
         ({"size": 2}, "size=2"),
         ({"method": 3}, "method=3: expected a word"),
+        ({"seed": 2**64}, "seed=18446744073709551616: expected a whole number of 64 bits"),
+        ({"encoder": "os:path"}, "encoder='os:path': is no class or function"),
         ({"views": ["strong"]}, "views=.*: expected a word"),
     ],
 )
@@ -569,6 +683,10 @@ def test_wrong_settings_are_one_clear_line(asked: dict[str, Any], says: str) -> 
         ({"epochs": 1.0, "steps": 3}, "expected one of epochs, steps, minutes"),
         ({"steps": 0}, "steps=0: expected a positive number"),
         ({"batch_size": 1}, "batch_size=1: expected at least 2"),
+        ({"epochs": 1e308}, "epochs=1e[+]308: expected at most"),
+        ({"minutes": 1e307}, "minutes=1e[+]307: expected at most"),
+        ({"steps": 1, "save_every": "0.5"}, "save_every='0.5': expected minutes such as 10m"),
+        ({"steps": 1, "device": "cpu:x"}, "device='cpu:x': cannot be used here"),
         ({"precision": "fp16", "steps": 1}, "precision='fp16'"),
     ],
 )

@@ -372,6 +372,14 @@ def test_the_turn_of_the_hue_equals_colorsys(turn):
             np.testing.assert_allclose(ours[:, i, j], expected, atol=1e-5)
 
 
+def test_a_jitter_above_1_begins_at_0_and_is_even():
+    x = torch.full((3, 1, 2, 2), 0.2)
+    drawn = Jitter(1.5, 0.0, 0.0, 0.0, 1.0)(x, told(3, jitter=torch.tensor([[0.0], [0.5], [1.0]])))
+    torch.testing.assert_close(drawn.amax((1, 2, 3)), torch.tensor([0.0, 0.25, 0.5]))
+    left = Jitter(1.5, 1.5, 1.5, 0.0, 0.0)
+    torch.testing.assert_close(left(x, told(3, jitter=0.9)), x)
+
+
 def test_jitter_on_one_channel_is_brightness_and_contrast():
     x, factor = colours(4, 1), 1.3
     for name, theirs in {
@@ -516,6 +524,13 @@ def test_a_view_of_no_images_is_empty():
         (lambda: View(0), "size=0"),
         (lambda: View(8, fill="mirror"), "fill='mirror'"),
         (lambda: View(8, versions=-1), "versions=-1"),
+        (lambda: RECIPES["affine"](8, zoom=0.0), "zoom=0.0: expected a factor above 0"),
+        (lambda: RECIPES["exemplar"](8, context=0.0), "context=0.0: expected a factor above 0"),
+        (lambda: RECIPES["exemplar"](8, zoom_range=(0.0, 1.0)), "Scale.factor=.0.0, 1.0.*: expected factors above 0"),
+        (lambda: RECIPES["exemplar"](8, contrast=(0.0, 2.0)), "PCAContrast.*: expected factors above 0"),
+        (lambda: RECIPES["exemplar"](8, power=(0.0, 2.0)), "HSV.*: expected powers above 0"),
+        (lambda: RECIPES["multi-crop"](8, min_scale=0.6), "min_scale=0.6: expected less than split=0.4"),
+        (lambda: RECIPES["multi-crop"](8, split=0.0), "min_scale=0.05: expected less than split=0.0"),
     ],
 )
 def test_a_view_that_cannot_be_is_refused_when_it_is_made(wrong, message):

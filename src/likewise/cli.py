@@ -451,6 +451,7 @@ def answer(as_json: bool, quiet: bool) -> Iterator[Callable[[dict[str, Any], Cal
 
 def main() -> None:
     logging.basicConfig(level=logging.WARNING)
+    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # names of files are any bytes
     app()
 
 
@@ -532,6 +533,10 @@ def _scan(result: dict[str, Any]) -> str:
         f"{result['images']:,} usable images, {len(result['bad'])} bad, {len(result['duplicates'])} groups of copies"
     ]
     lines += [f"{bad['path']}: {bad['reason']}" for bad in result["bad"]]
+    if result["others"]:
+        from likewise.images.scan import told_others
+
+        lines.append(told_others(result["others"]))
     if "near" in result:
         n_near = sum(len(group["paths"]) for group in result["near"])
         lines.append(f"{n_near:,} images in {len(result['near']):,} groups of near-duplicates")

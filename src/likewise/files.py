@@ -36,7 +36,7 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    write_bytes(path, text.encode())
+    write_bytes(path, text.encode(errors="replace"))  # bytes of an argument that are no UTF-8 are no valid TOML or JSON
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -69,10 +69,10 @@ def claim(path: Path | str, kind: str, *, overwrite: bool = False, argument: str
     if path.exists() and not path.is_dir():
         raise UsageError(f"{argument} {path}: is a file; expected a new folder")
     content = sorted(file.name for file in path.iterdir() if file.name != MARK) if path.is_dir() else []
+    made = (path / MARK).read_text().strip() if (path / MARK).is_file() else ""
     if content:
         if not overwrite:
             raise UsageError(f"{argument} {path}: the folder is not empty; pass --overwrite, or choose another")
-        made = (path / MARK).read_text().strip() if (path / MARK).is_file() else ""
         if made not in ("", kind):
             raise UsageError(f"{argument} {path}: is a {made} that likewise made, no {kind}; choose another folder")
         if not made:
@@ -80,7 +80,7 @@ def claim(path: Path | str, kind: str, *, overwrite: bool = False, argument: str
                 f"{argument} {path}: holds {content[0]}, but is no {kind} that likewise made; nothing was changed, "
                 "choose another folder"
             )
-    _make(path, argument, kind)
+    _make(path, argument, "" if made == kind else kind)  # a mark that is there may be locked: it stays the same file
     return path
 
 
@@ -135,7 +135,7 @@ def append_line(path: Path, value: Any) -> None:
 
 
 def _make(path: Path, argument: str, kind: str = "") -> None:
-    """Create a folder, and mark it where it is of a kind."""
+    """Create a folder, and mark it where a kind is given."""
     try:
         path.mkdir(parents=True, exist_ok=True)
         if kind:

@@ -287,7 +287,9 @@ def usable_device(name: str) -> str:
     there += ["mps"] if torch.backends.mps.is_available() else []
     if name == "auto":
         return "cuda" if "cuda" in there else "cpu"
-    if name.partition(":")[0] not in there:
+    kind, colon, number = name.partition(":")
+    n = torch.cuda.device_count() if kind == "cuda" else 1
+    if kind not in there or (colon and not (number.isdecimal() and int(number) < n)):
         raise UsageError(f"device={name!r}: cannot be used here; expected auto or {' or '.join(there)}")
     return name
 

@@ -13,7 +13,10 @@ import shutil
 import sys
 import tempfile
 import time
+import zipfile
+import zlib
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +25,13 @@ import PIL
 from jaxtyping import Int, UInt8
 
 from likewise.errors import DataError, UsageError
-from likewise.files import write
+from likewise.files import write, write_array
 from likewise.images.decode import Unusable
 from likewise.images.scan import Reading
 from likewise.images.sources import Files
 
 FORMAT = 1  # of both parts; another number starts anew
+DAMAGE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)  # what reading a damaged part raises
 DAY = 86_400.0  # seconds
 
 
@@ -72,7 +76,7 @@ class Cache:
 
     def __init__(self, folder: Path | str | None = None, limit: int | str | None = None) -> None:
         self.folder = Path(folder) if folder is not None else cache_folder()
-        asked = limit if limit is not None else os.environ.get("LIKEWISE_CACHE_LIMIT")
+        asked = limit if limit is not None else os.environ.get("LIKEWISE_CACHE_LIMIT") or None
         self._limit = None if asked is None else parse_bytes(asked)
 
     def limit(self) -> int:
@@ -94,10 +98,10 @@ class Cache:
     def recall(self, name: str) -> Reading | None:
         """What reading a listing found last time."""
         try:
-            with np.load(self._index(name), allow_pickle=False) as saved:
+            with open(self._index(name), "rb") as file, np.load(file, allow_pickle=False) as saved:
                 about = json.loads(str(saved["about"]))
                 arrays = {field: saved[field] for field in _ARRAYS}
-        except (OSError, ValueError, KeyError):
+        except DAMAGE:
             return None
         return Reading(**arrays, bad=[(i, reason) for i, reason in about["bad"]], modes=about["modes"])
 
@@ -108,7 +112,7 @@ class Cache:
             shapes = np.load(folder / "shapes.npy", allow_pickle=False)
             order = np.load(folder / "keys.npy", allow_pickle=False)
             flat = np.memmap(folder / "pixels.u8", np.uint8, "r")
-        except (OSError, ValueError):
+        except DAMAGE:
             return None
         if len(flat) != shapes.prod(1).sum() or not np.array_equal(np.sort(order), np.sort(keys)):
             return None
@@ -162,8 +166,8 @@ class Writer:
             self.file.flush()
             os.fsync(self.file.fileno())
             self.file.close()
-            np.save(self.folder / "keys.npy", keys, allow_pickle=False)
-            np.save(self.folder / "shapes.npy", shapes, allow_pickle=False)
+            write_array(self.folder / "keys.npy", keys)
+            write_array(self.folder / "shapes.npy", shapes)
             if self.cache.open(keys, side) is None:
                 shutil.rmtree(target, ignore_errors=True)  # damaged, if it is there at all
                 os.rename(self.folder, target)
@@ -176,7 +180,8 @@ class Writer:
         """Leave nothing behind."""
         if self.folder is not None:
             if hasattr(self, "file"):
-                self.file.close()
+                with suppress(OSError):  # closing writes what is left, and the disk may be full
+                    self.file.close()
             shutil.rmtree(self.folder, ignore_errors=True)
             self.folder = None
 
@@ -192,7 +197,7 @@ def listing_name(files: Files, side: int | None, max_pixels: int) -> str:
 
 def cache_folder() -> Path:
     """$LIKEWISE_CACHE, or where this system keeps what can be made again."""
-    if "LIKEWISE_CACHE" in os.environ:
+    if os.environ.get("LIKEWISE_CACHE"):
         return Path(os.environ["LIKEWISE_CACHE"])
     if sys.platform == "darwin":
         return Path.home() / "Library" / "Caches" / "likewise"
@@ -209,10 +214,11 @@ def parse_bytes(text: int | str) -> int:
     words = str(text).strip().upper()
     for unit, factor in (("TB", 10**12), ("GB", 10**9), ("MB", 10**6), ("KB", 10**3), ("B", 1), ("", 1)):
         if words.endswith(unit):
-            try:
-                return int(float(words.removesuffix(unit)) * factor)
-            except ValueError:
-                break
+            with suppress(ValueError, OverflowError):  # no number, or an infinite one
+                n_bytes = int(float(words.removesuffix(unit)) * factor)
+                if n_bytes >= 0:
+                    return n_bytes
+            break
     raise UsageError(f"cache_limit={text}: expected bytes, such as 20GB")
 
 

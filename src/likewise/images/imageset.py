@@ -1,9 +1,9 @@
 """A set of images: what the rest of the package knows of the data."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,9 @@ from likewise.errors import DataError, UsageError
 from likewise.images.cache import Cache, Decoded, Packed, Store, Writer, listing_name
 from likewise.images.decode import MAX_ASPECT, MAX_PIXELS, MIN_SIDE, to_image
 from likewise.images.labels import Labels, from_names, read_labels
-from likewise.images.scan import CANNOT_BE_READ, Reading, check_bad, copies, locate, read_all, share
+from likewise.images.scan import CANNOT_BE_READ, Reading, check_bad, copies, locate, named_bad, read_all, share
 from likewise.images.sources import Files, Items, content_of_pixels
-from likewise.types import DataInfo, Selection, Source
+from likewise.types import DataInfo, Selection, Source, typed
 
 Ids = Sequence[int] | np.ndarray | Tensor | Selection
 N_MEASURED = 10_000  # images that give the mean and deviation
@@ -44,6 +44,7 @@ class ImageSet:
     cut: Bool[np.ndarray, " n"]  # whose long side was cut to its middle, beyond 4 to 1
     store: Store
     rows: Int[np.ndarray, " n"]  # of the store
+    others: Mapping[str, int] = field(default_factory=dict)  # how many files were left out, by their ending
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -161,6 +162,7 @@ def open_images(
     Raises DataError for what is not there or cannot be used, UsageError for an argument that cannot be.
     """
     limit = share(max_bad)
+    side = typed("side", side, int | None)
     if side is not None and side < MIN_SIDE:
         raise UsageError(f"side={side}: expected at least {MIN_SIDE} pixels, or None")
     if channels is not None:
@@ -178,7 +180,7 @@ def open_images(
         reading, store, rows = _open_items(listing, side, threads, max_pixels)
     check_bad(listing.paths, reading, limit)
     if len(reading.positions) == 0:
-        check_bad(listing.paths, reading, -1.0)
+        raise DataError(f"none of {len(listing)} images can be used: {named_bad(listing.paths, reading)}")
     return ImageSet(
         name=listing.name,
         keys=reading.keys,
@@ -192,6 +194,7 @@ def open_images(
         cut=reading.cut,
         store=store,
         rows=rows,
+        others=listing.others if isinstance(listing, Files) else {},
     )
 
 

@@ -50,7 +50,7 @@ def _from_folders(paths: Sequence[str]) -> Labels:
 
 def _from_csv(file: Path, paths: Sequence[str]) -> Labels:
     rows = read_csv(file, ("path", "label"))
-    given = {row["path"].removeprefix("./"): (row["label"] or "").strip() for row in rows}
+    given = {row["path"].removeprefix("./"): row["label"].strip() for row in rows}
     names = [given.get(path, "") for path in paths]
     if not any(names):
         first = next(iter(given), "nothing")

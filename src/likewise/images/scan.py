@@ -3,7 +3,7 @@
 import warnings
 from array import array
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +19,7 @@ from likewise.images.sources import Files, Items, find
 from likewise.progress import bar
 
 CANNOT_BE_READ = "cannot be read"
-N_NAMED = 10  # bad files that an error names
+N_NAMED = 10  # bad files, or endings, that a line names
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,8 @@ def scan(
     """Read every image of `data` and say what is there.
 
     Returns {"images": usable, "bad": [{"path", "reason"}], "duplicates": groups of paths of exact copies, "cut": images
-    whose long side is cut at 4 to 1, "modes": {Pillow's mode: images}}. Raises DataError when more than `max_bad`
+    whose long side is cut at 4 to 1, "modes": {Pillow's mode: images}, "others": {ending: files}, which are no images
+    by their endings and were not read}. Raises DataError when more than `max_bad`
     (0.01 or "1%"; None: any share) are unusable, or when there are no images at all.
     """
     limit = None if max_bad is None else share(max_bad)
@@ -72,6 +73,7 @@ def summary(listing: Files | Items, reading: Reading) -> dict[str, Any]:
         "duplicates": copies(reading.contents, paths),
         "cut": int(reading.cut.sum()),
         "modes": reading.modes,
+        "others": dict(listing.others) if isinstance(listing, Files) else {},
     }
 
 
@@ -145,11 +147,22 @@ def check_bad(paths: Sequence[str], reading: Reading, limit: float) -> None:
     """Refuse a listing of which more than the share `limit` is unusable."""
     n_bad = len(reading.bad)
     if n_bad > limit * len(paths):
-        shown = ", ".join(f"{paths[i]} ({reason})" for i, reason in reading.bad[:N_NAMED])
-        more = f", and {n_bad - N_NAMED} more" if n_bad > N_NAMED else ""
-        raise DataError(
-            f"{n_bad} of {len(paths)} images cannot be used, more than max_bad={limit:.4g} allows: {shown}{more}"
-        )
+        why = f"more than max_bad={limit:.4g} allows"
+        raise DataError(f"{n_bad} of {len(paths)} images cannot be used, {why}: {named_bad(paths, reading)}")
+
+
+def named_bad(paths: Sequence[str], reading: Reading) -> str:
+    """The first unusable files with their reasons."""
+    n_bad = len(reading.bad)
+    shown = ", ".join(f"{paths[i]} ({reason})" for i, reason in reading.bad[:N_NAMED])
+    return shown + (f", and {n_bad - N_NAMED} more" if n_bad > N_NAMED else "")
+
+
+def told_others(others: Mapping[str, int]) -> str:
+    """How many files were left out, by the most frequent endings."""
+    frequent = sorted(others.items(), key=lambda item: (-item[1], item[0]))[:N_NAMED]
+    endings = ", ".join(f"{n:,} {ending or 'without one'}" for ending, n in frequent)
+    return f"left out by their endings: {endings}" + (", and others" if len(others) > N_NAMED else "")
 
 
 def copies(contents: Int[np.ndarray, " n"], paths: Sequence[str]) -> list[list[str]]:

@@ -7,12 +7,14 @@ Pillow images). Their `load` gives the hash of the image's content and its Pictu
 import csv
 import hashlib
 import os
+import posixpath
 import struct
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, overload
 
@@ -40,6 +42,7 @@ class Files:
     fingerprint: str  # changes when a path, size or time of modification does
     labels: list[str] | None = None  # those of a .csv list
     files: Sequence[Path] | None = None  # where each lies; None in an archive
+    others: Mapping[str, int] = field(default_factory=dict)  # how many have other endings, by ending
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -47,8 +50,8 @@ class Files:
     def load(self, i: int, side: int | None, max_pixels: int) -> tuple[int, Picture]:
         try:
             data = self.read(i)
-        except OSError as error:
-            raise Unusable(f"cannot be read ({(error.strerror or str(error)).lower()})") from None
+        except (OSError, ValueError) as error:  # ValueError: its name holds a null byte
+            raise Unusable(f"cannot be read ({(getattr(error, 'strerror', None) or str(error)).lower()})") from None
         return content_of(data), decode(data, side, max_pixels)
 
 
@@ -88,6 +91,8 @@ def content_of_pixels(pixels: UInt8[np.ndarray, "c h w"]) -> int:
 
 def find(data: Any, name: str | None = None) -> Files | Items:
     """The listing of anything that is no named set."""
+    if isinstance(data, str) and not data:
+        raise UsageError(f"data: is empty; expected {ACCEPTED}")
     if isinstance(data, str | os.PathLike):
         return _at(Path(data), name or str(data))
     if isinstance(data, np.ndarray) or _is_tensor(data):
@@ -162,30 +167,47 @@ def _at(path: Path, name: str) -> Files | Items:
 
 
 def _folder(root: Path, name: str) -> Files:
-    found = sorted(_walk(root, ""))
+    others = Counter[str]()
+    found = sorted(_walk(root, others))
     if not found:
         raise DataError(f"{root}: holds no images; expected files that end in {' '.join(sorted(suffixes()))}")
-    return _files(root, found, name)
+    return replace(_files(root, found, name), others=others)
 
 
-def _walk(folder: Path, prefix: str) -> Iterator[str]:
-    """Relative paths of images. Links to files are followed, links to folders are not: they may go in circles.
+def _walk(root: Path, others: Counter[str]) -> Iterator[str]:
+    """Relative paths of images; files with other endings are counted in `others`.
 
-    What likewise made below the folder (a run with its pictures) is passed over.
+    Links are followed, but for those that lead out to a folder around the root. Each folder is read once: by its own
+    path rather than by a link's, and by the first of several links. What likewise made below the root (a run with its
+    pictures) is passed over.
     """
-    try:
-        entries = list(os.scandir(folder))
-    except OSError as error:
-        raise DataError(f"{folder}: cannot be read ({(error.strerror or str(error)).lower()})") from None
-    if prefix and any(entry.name == MARK for entry in entries):
-        return
-    for entry in entries:
-        if entry.name.startswith("."):
+    around, seen = set(root.resolve().parents), set[tuple[int, int]]()
+    folders, links = [""], list[str]()
+    while folders or links:
+        if not folders:
+            links.sort(reverse=True)
+            folders.append(links.pop())
+        prefix = folders.pop()
+        folder = root / prefix
+        try:
+            stat = folder.stat()
+            entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+        except OSError as error:
+            raise DataError(f"{folder}: cannot be read ({(error.strerror or str(error)).lower()})") from None
+        if (stat.st_dev, stat.st_ino) in seen or (prefix and any(entry.name == MARK for entry in entries)):
             continue
-        if entry.is_dir(follow_symlinks=False):
-            yield from _walk(Path(entry.path), f"{prefix}{entry.name}/")
-        elif _is_image(entry.name) and (entry.is_file() or not os.path.exists(entry.path)):
-            yield prefix + entry.name  # a broken link is listed, to be quarantined and not overlooked
+        seen.add((stat.st_dev, stat.st_ino))
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            linked = entry.is_symlink()
+            if os.path.isdir(entry.path) if linked else entry.is_dir():
+                if not (linked and Path(entry.path).resolve() in around):
+                    (links if linked else folders).append(f"{prefix}{entry.name}/")
+            elif not _is_image(entry.name):
+                others[_ending(entry.name)] += 1
+            elif entry.is_file() if not linked else os.path.isfile(entry.path) or not os.path.exists(entry.path):
+                yield prefix + entry.name  # a broken link is listed, to be quarantined and not overlooked
 
 
 def _files(root: Path, paths: list[str], name: str, labels: list[str] | None = None) -> Files:
@@ -219,23 +241,27 @@ def _list(path: Path, name: str) -> Files:
     if path.suffix.lower() == ".csv":
         rows = read_csv(path, ("path",))
         paths = [row["path"] for row in rows]
-        labels = [row["label"] or "" for row in rows] if rows and "label" in rows[0] else None
+        labels = [row["label"].strip() for row in rows] if rows and "label" in rows[0] else None
+        if "" in paths:
+            raise DataError(
+                f"{path}: image {paths.index('') + 1} of {len(paths)} has no path; expected one in each row"
+            )
     else:
         try:
-            lines = path.read_text(encoding="utf-8-sig").splitlines()
+            lines = path.read_bytes().decode("utf-8-sig").split("\n")
         except (OSError, UnicodeDecodeError) as error:
             raise DataError(f"{path}: is not a list of paths ({error})") from None
-        paths = [line.strip() for line in lines if line.strip()]
+        paths = [line.removesuffix("\r") for line in lines if line.strip()]
     if not paths:
         raise DataError(f"{path}: lists no images; expected one path a line, or a column `path`")
     return _files(path.parent, paths, name, labels)
 
 
 def read_csv(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
-    """The rows of a .csv that must have these columns."""
+    """The rows of a .csv that must have these columns; "" where a row ends before one."""
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
+            reader = csv.DictReader(file, restval="")
             rows, header = list(reader), reader.fieldnames or []
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path}: cannot be read as a .csv ({error})") from None
@@ -260,7 +286,7 @@ def _zip(archive: Path, inside: str, name: str) -> Files:
             members = {info.filename: info for info in opened.infolist() if not info.is_dir()}
     except (zipfile.BadZipFile, OSError, ValueError) as error:
         raise DataError(f"{archive}: is not a .zip that can be read ({error})") from None
-    listed = _members(archive, inside, members)
+    listed, others = _members(archive, inside, members)
     for path in listed:
         info = members[inside + path]
         if info.flag_bits & 1 or info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
@@ -274,6 +300,7 @@ def _zip(archive: Path, inside: str, name: str) -> Files:
         [_shown(path) for path in listed],
         lambda i: _read_zipped(archive, found[i]),
         _fingerprint([_stamp(archive), *stamps]),
+        others=others,
     )
 
 
@@ -301,10 +328,11 @@ def _read_zipped(archive: Path, info: zipfile.ZipInfo) -> bytes:
 def _tar(archive: Path, inside: str, name: str) -> Files:
     try:
         with tarfile.open(archive, "r:") as opened:
-            members = {info.name.removeprefix("./"): info for info in opened if info.isreg() and not info.issparse()}
+            every = {posixpath.normpath(info.name): info for info in opened}
     except (tarfile.TarError, OSError) as error:
         raise DataError(f"{archive}: is not an uncompressed .tar that can be read ({error})") from None
-    listed = _members(archive, inside, members)
+    members = {path: found for path in every if (found := _regular(every, path)) is not None}
+    listed, others = _members(archive, inside, members)
     places = [(members[inside + path].offset_data, members[inside + path].size) for path in listed]
 
     def read(i: int) -> bytes:
@@ -313,28 +341,39 @@ def _tar(archive: Path, inside: str, name: str) -> Files:
             return file.read(places[i][1])
 
     stamps = [(path, *place) for path, place in zip(listed, places, strict=True)]
-    return Files(name, [_shown(path) for path in listed], read, _fingerprint([_stamp(archive), *stamps]))
+    shown = [_shown(path) for path in listed]
+    return Files(name, shown, read, _fingerprint([_stamp(archive), *stamps]), others=others)
 
 
-def _members(archive: Path, inside: str, names: Sequence[str] | dict[str, Any]) -> list[str]:
-    """The images of an archive below the folder `inside`, with names relative to it."""
+def _regular(members: Mapping[str, tarfile.TarInfo], path: str) -> tarfile.TarInfo | None:
+    """The file in a .tar that a path leads to, by links (a symbolic one starts in its own folder); None for others."""
+    info = members.get(path)
+    for _ in range(40):  # links may go in circles
+        if info is None or not (info.issym() or info.islnk()):
+            break
+        folder = posixpath.dirname(info.name) if info.issym() else ""
+        info = members.get(posixpath.normpath(posixpath.join(folder, info.linkname)))
+    return info if info is not None and info.isreg() and not info.issparse() else None
+
+
+def _members(archive: Path, inside: str, names: Iterable[str]) -> tuple[list[str], Counter[str]]:
+    """The images of an archive below the folder `inside`, with names relative to it; how many have other endings."""
     kept = [name[len(inside) :] for name in names if name.startswith(inside)]
-    listed = sorted(
-        name
-        for name in kept
-        if _is_image(name) and not any(part.startswith((".", "__MACOSX")) for part in name.split("/"))
-    )
+    kept = [name for name in kept if not any(part.startswith((".", "__MACOSX")) for part in name.split("/"))]
+    listed, others = sorted(filter(_is_image, kept)), Counter(_ending(name) for name in kept if not _is_image(name))
     if not listed:
         where = f"{archive}, folder {inside.rstrip('/')}" if inside else str(archive)
         raise DataError(f"{where}: holds no images; expected members that end in {' '.join(sorted(suffixes()))}")
-    return listed
+    return listed, others
 
 
 def _npz(path: Path, name: str) -> Items:
+    if not zipfile.is_zipfile(path):
+        raise DataError(f"{path}: is not an .npz that can be read; expected what numpy.savez writes")
     try:
         with np.load(path, allow_pickle=False) as opened:
             arrays = {key: opened[key] for key in opened.files if key in ("images", "x", "labels", "y")}
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f"{path}: is not an .npz that can be read ({error})") from None
     images = arrays.get("images", arrays.get("x"))
     if images is None:
@@ -370,7 +409,11 @@ def _sequence(data: Sequence[Any], name: str) -> Items | Files:
 
 
 def _is_image(name: str) -> bool:
-    return os.path.splitext(name)[1].lower() in suffixes()
+    return _ending(name) in suffixes()
+
+
+def _ending(name: str) -> str:
+    return os.path.splitext(name)[1].lower()
 
 
 def _is_tensor(x: Any) -> bool:
@@ -390,7 +433,7 @@ def _stamp(file: Path) -> tuple[bytes, int, int]:
 def _stamp_or_none(file: Path) -> tuple[bytes, int, int]:
     try:
         return _stamp(file)
-    except OSError:
+    except (OSError, ValueError):
         return os.fsencode(file.absolute()), -1, -1
 
 

@@ -32,6 +32,7 @@ from likewise.types import Batch, Encoder, Source, Step, TrainConfig, gather, ra
 
 RATE_SECONDS = 8.0  # for which throw-away steps are timed
 WORTH_IT = 1.2  # times the speed of float32, to train in bfloat16
+MOST = 10**9  # epochs, steps or minutes: what is beyond is a slip
 
 
 def fit(method: Method, images: ImageSet, config: TrainConfig, run: Path, *, resume: bool = False) -> Path:
@@ -112,8 +113,9 @@ def fit(method: Method, images: ImageSet, config: TrainConfig, run: Path, *, res
                         if watched:
                             feature_ranks = feature_rank(method.encoder, images, size, device)
                             line["rank"] = feature_ranks
-                            if images.labels is not None and classified:
-                                line["knn"] = knn_accuracy(method.encoder, images, size, device)
+                            accuracy = knn_accuracy(method.encoder, images, size, device) if classified else None
+                            if accuracy is not None:
+                                line["knn"] = accuracy
                         line["images_per_second"] = n_seen / seconds
                         lines.write(json.dumps(line) + "\n")
                     parts = ", ".join(f"{name} {part:.3g}" for name, part in terms.items())
@@ -143,7 +145,8 @@ def fit(method: Method, images: ImageSet, config: TrainConfig, run: Path, *, res
         if pictures:
             save_pictures(run / "pictures", pictures)
         _write_status(run, "trained", place, steps, started, n_seen, data_seconds, resumed_at, data_share)
-        say(f"trained {steps} steps in {seconds:.0f} s, {n_seen / max(seconds, 1e-9):,.0f} images/s, loss {value:.4g}")
+        if n_seen:  # and not resumed after the last step
+            say(f"trained {steps} steps in {seconds:.0f} s, {n_seen / seconds:,.0f} images/s, loss {value:.4g}")
     return run
 
 
@@ -186,6 +189,9 @@ def settle(config: TrainConfig, method: Method, images: ImageSet) -> TrainConfig
     given = {name: v for name in ("epochs", "steps", "minutes") if (v := getattr(config, name)) is not None}
     if len(given) != 1:
         raise UsageError(f"budget: expected one of epochs, steps, minutes; got {given or 'none'}")
+    (budget,) = given
+    if given[budget] > MOST:
+        raise UsageError(f"{budget}={given[budget]}: expected at most {MOST}")
     steps = config.steps
     if config.epochs is not None:
         steps = _n_steps(method, images, config, config.epochs)
@@ -194,9 +200,8 @@ def settle(config: TrainConfig, method: Method, images: ImageSet) -> TrainConfig
         steps = int(config.minutes * 60 * rate)
         say(f"{config.minutes} minutes at {rate:.2f} steps/s: {steps} steps")
     if steps is None or steps < 1:
-        name, value = next(iter(given.items()))
-        expected = "more: that is less than a step" if value > 0 else "a positive number"
-        raise UsageError(f"{name}={value}: expected {expected}")
+        expected = "more: that is less than a step" if given[budget] > 0 else "a positive number"
+        raise UsageError(f"{budget}={given[budget]}: expected {expected}")
     return replace(config, epochs=None, minutes=None, steps=steps)
 
 
@@ -343,7 +348,7 @@ def _rate(method: Method, config: TrainConfig, make: Callable[[], Batch], second
 def _save_clock(save_every: str | int) -> Callable[[int], bool]:
     """When to save: after so many minutes ("10m") or steps ("200")."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)(m?)", str(save_every))
-    if not match or float(match[1]) <= 0:
+    if not match or float(match[1]) <= 0 or (not match[2] and float(match[1]) % 1):
         raise UsageError(f"save_every={save_every!r}: expected minutes such as 10m, or a number of steps such as 200")
     amount, last = float(match[1]), time.monotonic()
 
@@ -386,7 +391,7 @@ def _write_status(
         "steps": steps,
         "resumed_at": resumed_at,
         "seconds": seconds,
-        "images_per_second": n_seen / max(seconds, 1e-9),
+        "images_per_second": n_seen / seconds if n_seen else None,
         "data_share": data_share,
         "waited_for_data_seconds": data_seconds,
     }

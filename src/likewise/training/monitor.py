@@ -35,18 +35,30 @@ def in_eval_mode(module: nn.Module) -> Iterator[None]:
 
 
 def feature_rank(encoder: Encoder, images: ImageSet, size: int, device: torch.device) -> float:
-    """RankMe of the encoder's features on the images with the smallest keys."""
+    """RankMe of the encoder's features on the images with the smallest keys. TrainingError if they are not finite."""
     ids = np.argsort(images.keys)[:N_PROBED]
     with in_eval_mode(encoder):
-        return rankme(torch.from_numpy(features(encoder, images.subset(ids), size, device=device)))
+        x = torch.from_numpy(features(encoder, images.subset(ids), size, device=device))
+    n_bad = int((~x.isfinite().all(1)).sum())
+    if n_bad:
+        raise TrainingError(f"after the last update the features of {n_bad} of {len(x)} images are not finite")
+    return rankme(x)
 
 
-def knn_accuracy(encoder: Encoder, images: ImageSet, size: int, device: torch.device) -> float:
-    """20-NN among labelled training images: queries and references are told apart by their keys."""
-    known = np.flatnonzero(images.labels >= 0) if images.labels is not None else np.array([], dtype=np.int64)
+def knn_accuracy(encoder: Encoder, images: ImageSet, size: int, device: torch.device) -> float | None:
+    """20-NN among labelled training images: queries and references are told apart by their keys.
+
+    None where the labels leave nothing to tell: references of less than two classes, or no query of one of theirs.
+    """
+    if images.labels is None:
+        return None
+    known = np.flatnonzero(images.labels >= 0)
     known = known[np.argsort(images.keys[known])]
     n_queries = min(N_QUERIES, len(known) // 5)
     ids = known[: n_queries + N_REFERENCE]
+    queries, references = np.split(images.labels[ids], [n_queries])
+    if len(np.unique(references)) < 2 or not np.isin(queries, references).any():
+        return None
     subset = images.subset(ids)
     with in_eval_mode(encoder):
         x = features(encoder, subset, size, device=device)

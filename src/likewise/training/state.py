@@ -1,12 +1,13 @@
 """What a run needs to go on as if it had never stopped: weights, buffers, optimiser, place. No pickle."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load as from_bytes
 from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -14,36 +15,43 @@ from torch.optim import Optimizer
 from likewise.errors import DataError
 from likewise.files import write_bytes, write_json
 
+PARTS = ("method", "optimizer", "other")
 KEPT = 2  # the newest state and the one before it
 
 
 def save_state(
     run: Path, place: dict[str, Any], tensors: dict[str, Tensor], method: nn.Module, optimizer: Optimizer
 ) -> None:
-    """Write state/<step>/ and drop all but the newest two. `place` (plain numbers, with `step`) goes last: a state
-    without it was cut short and does not count."""
+    """Write state/<step>/, then drop all but it and the whole one before. `place` (plain numbers, with `step`) goes
+    last: a state without it was cut short and does not count, and one of a later step was damaged when this began."""
     folder = run / "state" / f"{place['step']:09d}"
     folder.mkdir(parents=True, exist_ok=True)
     moments = {
         f"{i}.{name}": value for i, p in enumerate(_parameters(optimizer)) for name, value in optimizer.state[p].items()
     }
-    for name, part in (("method", method.state_dict()), ("optimizer", moments), ("other", tensors)):
+    for name, part in zip(PARTS, (method.state_dict(), moments, tensors), strict=True):
         blob = to_bytes({key: value.detach().cpu().contiguous() for key, value in part.items()})
         write_bytes(folder / f"{name}.safetensors", blob)
     write_json(folder / "place.json", {**place, "moments": len(moments)})
-    for old in sorted((run / "state").iterdir())[:-KEPT]:
-        for file in old.iterdir():
-            file.unlink()
-        old.rmdir()
+    kept = [state for state in whole_states(run) if int(state.name) <= place["step"]][:KEPT]
+    for state in _states(run):
+        if state not in kept:
+            shutil.rmtree(state)
+
+
+def whole_states(run: Path) -> list[Path]:
+    """The folders of states that were written to their end, the newest first."""
+    return [state for state in _states(run) if (state / "place.json").is_file()]
 
 
 def load_state(run: Path, method: nn.Module, optimizer: Optimizer) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
-    """Restore the newest whole state; None if there is none yet. A damaged one falls back to the one before."""
-    folders = sorted((run / "state").iterdir(), reverse=True) if (run / "state").is_dir() else []
+    """Restore the newest whole state; None if there is none yet. A damaged one falls back to the one before; DataError
+    if that is damaged too."""
+    folders = whole_states(run)
     for folder in folders:
         try:
             place = json.loads((folder / "place.json").read_text())
-            parts = [load_file(folder / f"{name}.safetensors") for name in ("method", "optimizer", "other")]
+            parts = [from_bytes((folder / f"{name}.safetensors").read_bytes()) for name in PARTS]
         except (OSError, SafetensorError, json.JSONDecodeError):
             continue
         weights, moments, tensors = parts
@@ -61,7 +69,15 @@ def load_state(run: Path, method: nn.Module, optimizer: Optimizer) -> tuple[dict
                 # Moments take the memory layout of their parameter; counters are kept as they are.
                 optimizer.state[p][name] = torch.empty_like(p).copy_(value) if value.shape == p.shape else value
         return place, tensors
+    if folders:
+        raise DataError(f"{run / 'state'}: what was saved there is damaged; begin again with --overwrite")
     return None
+
+
+def _states(run: Path) -> list[Path]:
+    """The folders named by a step, whole or not, the newest first; what else lies there is somebody else's."""
+    found = (run / "state").iterdir() if (run / "state").is_dir() else ()
+    return sorted((file for file in found if file.name.isdecimal()), key=lambda file: int(file.name), reverse=True)
 
 
 def _parameters(optimizer: Optimizer) -> list[nn.Parameter]:

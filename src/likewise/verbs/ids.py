@@ -25,11 +25,11 @@ def read_ids(path: Path, argument: str, n: int, paths: Sequence[str] | None = No
     try:
         if file.suffix.lower() == ".csv":
             rows = read_csv(file, ("id",))
-            words, names = [row["id"] for row in rows], [row.get("path") or "" for row in rows]
+            words, names = [row["id"] for row in rows], [row.get("path", "") for row in rows]
         else:
             words = file.read_text(encoding="utf-8-sig").split()
         ids = np.array([int(word) for word in words], dtype=np.int64)
-    except (OSError, UnicodeDecodeError, TypeError, ValueError, DataError):
+    except (OSError, UnicodeDecodeError, ValueError, OverflowError, DataError):
         raise UsageError(
             f"{argument} {path}: expected a selection folder, a .csv with a column id, or one id a line"
         ) from None

@@ -1,5 +1,6 @@
 """The verb `pretrain`: a plan becomes a method on an encoder, and `fit` trains it into a run folder."""
 
+import fcntl
 import hashlib
 import json
 import platform
@@ -7,7 +8,8 @@ import resource
 import sys
 import time
 import tomllib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import fields, replace
 from functools import partial
 from importlib.metadata import version
@@ -24,14 +26,16 @@ from likewise.encoders import External, build, normaliser
 from likewise.errors import DataError, TrainingError, UsageError
 from likewise.evaluation.health import health
 from likewise.evaluation.verdict import describe
-from likewise.files import new_folder, read_json, write_json, write_text
+from likewise.files import MARK, claim, new_folder, read_json, write_json, write_text
 from likewise.images import Ids, ImageSet, open_images
 from likewise.images import patches as draw_patches
+from likewise.images.scan import told_others
 from likewise.methods import Method, find, reads_labels
 from likewise.progress import say
 from likewise.training.distributed import agreed, is_main, process_group, wait_for_all
 from likewise.training.fit import fit, make_batch, settle, trial_rate
 from likewise.training.monitor import in_eval_mode, save_pictures
+from likewise.training.state import whole_states
 from likewise.types import Embeddings, Encoder, TrainConfig, typed, usable_device
 from likewise.verbs.ids import read_ids
 from likewise.verbs.relation import make_relation
@@ -80,7 +84,7 @@ def pretrain(
     `data` is an ImageSet or anything `open_images` takes, `subset` a Selection, its folder, ids or a file of them.
     Settings override those of `recipe_file`; together they are the keywords of TrainConfig, of the method, of the
     encoder and of the recipe of views, and `method`, `encoder` (a name, "package.module:Class" or a module), `views` (a
-    name) and `size` (pixels).
+    name) and `size` (pixels). The resolved.toml of a run is a recipe too, with the run's `patches` and `init_from`.
 
     With `patches`, training is on so many patches of `size` (32) pixels drawn from the images by the run's seed (see
     `likewise.images.patches`), and not on the images, which are then opened at three times that side; 0: on the images.
@@ -89,7 +93,12 @@ def pretrain(
     Started by torchrun, its processes share every batch: `batch_size` is what they have together.
     """
     given = {key: value for key, value in settings.items() if value is not None}
-    settings = {**(read_recipe(recipe_file) if recipe_file else {}), **given}
+    recipe = read_recipe(recipe_file) if recipe_file else {}
+    n_patches, start = (
+        typed(k, recipe.pop(k, None), kind | None) for k, kind in (("patches", int), ("init_from", str))
+    )
+    patches, init_from = n_patches if patches is None else patches, start if init_from is None else init_from
+    settings = {**recipe, **given}
     settings |= {name: typed(name, settings[name], int) for name in ("threads", "seed") if name in settings}
     settings |= {"size": checked_size(settings["size"])} if "size" in settings else {}
     out, device = Path(out), usable_device(typed("device", settings.get("device", TrainConfig.device), str))
@@ -117,19 +126,23 @@ def _begin(
     if dry_run:
         return _estimate(settled, method, images)
     if is_main():
-        new_folder(out, "run", RUN_FILES, overwrite=overwrite)
-        write_text(out / "recipe.toml", tomli_w.dumps(plain(settings)))
-        source = images.name.rpartition(", ")[0] if n_patches else images.name  # without ", so many patches of a side"
-        resolved = {**settled.flat(), "data": source, "n_images": len(images), "images_hash": images_hash(images.keys)}
-        resolved |= {"patches": n_patches, "labels_hash": _labels_hash(method, images)}
-        if init_from is not None:
-            resolved["init_from"] = str(init_from)
-        write_text(out / "resolved.toml", tomli_w.dumps(plain(resolved)))
-        write_json(out / "environment.json", environment())
-        write_json(out / "scan.json", scan_summary(images))
-        _save_views(out, method, images, settled.config)
-    wait_for_all()
-    return _train(out, settled, method, images, init_from, resume=False)
+        claim(out, "run", overwrite=overwrite)
+    with _alone_in(out):
+        if is_main():
+            new_folder(out, "run", RUN_FILES, overwrite=overwrite)
+            write_text(out / "recipe.toml", tomli_w.dumps(plain(settings)))
+            write_json(out / "environment.json", environment())
+            write_json(out / "scan.json", scan_summary(images))
+            _save_views(out, method, images, settled.config)
+            source = images.name.rpartition(", ")[0] if n_patches else images.name  # without ", so many patches of .."
+            resolved = {**settled.flat(), "data": source, "patches": n_patches, "n_images": len(images)}
+            resolved |= {"images_hash": images_hash(images.keys), "order_hash": _order_hash(images)}
+            resolved |= {"labels_hash": _labels_hash(method, images)}
+            if init_from is not None:
+                resolved["init_from"] = str(Path(init_from).absolute())
+            write_text(out / "resolved.toml", tomli_w.dumps(plain(resolved)))  # last: with it, --resume goes on
+        wait_for_all()
+        return _train(out, settled, method, images, init_from, resume=False)
 
 
 def _resume(
@@ -143,8 +156,9 @@ def _resume(
     saved = tomllib.loads((out / "resolved.toml").read_text())
     begun = tomllib.loads((out / "recipe.toml").read_text())
     asked = {**begun, **settings}
-    if init_from is not None and str(init_from) != saved.get("init_from"):
-        begun_from = saved.get("init_from", "random weights")
+    begun_from = saved.get("init_from")
+    if init_from is not None and (begun_from is None or Path(init_from).absolute() != Path(begun_from).absolute()):
+        begun_from = begun_from or "random weights"
         raise UsageError(f"--init-from {init_from}: the run {out} was begun from {begun_from}; resume it without")
     n_patches = saved.get("patches", 0)
     if patches not in (None, n_patches):
@@ -153,6 +167,11 @@ def _resume(
     if images_hash(images.keys) != saved["images_hash"]:
         raise DataError(
             f"--resume {out}: the images differ from those of the run ({saved['n_images']} then, {len(images)} now)"
+        )
+    if saved.get("order_hash", _order_hash(images)) != _order_hash(images):
+        raise DataError(
+            f"--resume {out}: the images are those of the run in another order, and what it keeps of each goes by its "
+            "place; expected the names (or the list) that it was begun with"
         )
     plan = make_plan(asked, saved["size"])
     hardware = {key: getattr(plan.config, key) for key in HARDWARE}
@@ -169,7 +188,7 @@ def _resume(
         if key not in (*HARDWARE, *BUDGET) and not left and saved.get(key) != value:
             raise UsageError(f"{key}={value!r}: the run {out} was begun with {saved.get(key)!r}; resume it with that")
     plan = replace(plan, config=config)
-    method = make_method(plan, images, saved.get("init_from"))
+    method = make_method(plan, images, None if whole_states(out) else begun_from)
     if saved.get("labels_hash", "") != _labels_hash(method, images):
         raise UsageError(
             f"labels: the run {out} was begun with {'other' if saved['labels_hash'] else 'no'} labels, and "
@@ -181,7 +200,28 @@ def _resume(
     if status.get("state") == "finished":
         say(f"{out}: is finished already")
         return summary(out)
-    return _train(out, plan, method, images, saved.get("init_from"), resume=True)
+    with _alone_in(out):
+        return _train(out, plan, method, images, begun_from, resume=True)
+
+
+@contextmanager
+def _alone_in(out: Path) -> Iterator[None]:
+    """Hold a lock on the run folder's mark; UsageError if another process has it. Where files cannot be locked, go on
+    without. Of several processes that train together the first does this for all."""
+    with ExitStack() as stack:
+        if is_main():
+            try:
+                fcntl.flock(stack.enter_context(open(out / MARK, "r+")), fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UsageError(f"--out {out}: another process is training in it; wait, or choose another") from None
+            except OSError:
+                pass
+        yield
+
+
+def _order_hash(images: ImageSet) -> str:
+    """Of the images' content in the order of their ids."""
+    return hashlib.blake2b(images.keys.tobytes(), digest_size=8).hexdigest()
 
 
 def _labels_hash(method: Method, images: ImageSet) -> str:
@@ -346,7 +386,8 @@ def environment() -> dict[str, Any]:
 def scan_summary(images: ImageSet) -> dict[str, Any]:
     """What reading the images found: for scan.json and the report."""
     bad = [{"path": path, "reason": reason} for path, reason in images.bad]
-    return {"images": len(images), "bad": bad, "duplicates": images.duplicates(), "cut": images.n_cut}
+    found = {"images": len(images), "bad": bad, "duplicates": images.duplicates(), "cut": images.n_cut}
+    return found | {"others": dict(images.others)}
 
 
 def _open(
@@ -367,6 +408,8 @@ def _open(
     else:
         threads = settings.get("threads") or TrainConfig.threads
         images = open_images(data, labels=labels, side=side and opening_side(side), max_bad=max_bad, threads=threads)
+        if images.others:
+            say(f"{images.name}: {told_others(images.others)}")
     if subset is not None:
         where = "subset"
         if isinstance(subset, str | Path):
@@ -399,7 +442,7 @@ def _estimate(plan: Plan, method: Method, images: ImageSet) -> dict[str, Any]:
         "images": len(images),
         "steps": plan.config.steps,
         "parameters": sum(p.numel() for p in method.encoder.parameters()),
-        "images_per_second": rate * plan.config.batch_size,
+        "images_per_second": rate * min(plan.config.batch_size, len(images)),
         "seconds": (plan.config.steps or 0) / rate,
         "resolved": plan.flat(),
     }

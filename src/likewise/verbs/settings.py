@@ -21,6 +21,7 @@ from likewise.types import TrainConfig, did_you_mean, pick, read_word, typed
 from likewise.views import RECIPES
 
 BUDGET = ("epochs", "steps", "minutes")
+RECORDED = ("data", "n_images", "images_hash", "order_hash", "labels_hash")  # in resolved.toml, and no settings
 SHARES = ("min_scale", "split", "flip", "grey", "blur", "solarise")  # of views: parts of an area, and probabilities
 DEFAULT = "simclr"  # the method unless another is asked for; docs/results/methods-cpu says from which rows it follows
 
@@ -91,11 +92,17 @@ def make_plan(settings: Mapping[str, Any], default_size: int) -> Plan:
         for name, value in options.items():
             _check_range(name, value, part[name][0], own)
     if imports:
-        takes = inspect.signature(imported(encoder, "encoder")).parameters
+        maker = imported(encoder, "encoder")
+        try:
+            takes = inspect.signature(maker).parameters
+        except (TypeError, ValueError):  # a module, or what is written in C
+            raise UsageError(f"encoder={encoder!r}: is no class or function; expected 'package.module:Class'") from None
         for key in asked:
             if key in known and key in takes:
                 raise UsageError(f"setting {key!r}: {encoder} takes one of that name too; give it another there")
         for_encoder |= {key: read_word(value) for key, value in asked.items() if key not in known}
+    if not -(2**63) <= training["seed"] < 2**64:
+        raise UsageError(f"seed={training['seed']}: expected a whole number of 64 bits")
     return Plan(method, encoder, views, size, for_method, for_encoder, for_views, TrainConfig(**training))
 
 
@@ -129,9 +136,10 @@ def keywords(function: Callable[..., Any]) -> dict[str, tuple[Any, Any]]:
 
 
 def read_recipe(path: Path | str) -> dict[str, Any]:
-    """The settings of a recipe file, or one clear line about what is wrong with it."""
+    """The settings of a recipe file, as a run's resolved.toml is too, or one clear line about what is wrong with it."""
     try:
-        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        found = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        return {key: value for key, value in found.items() if key not in RECORDED}
     except (FileNotFoundError, IsADirectoryError):
         raise UsageError(f"--recipe {path}: no such file") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

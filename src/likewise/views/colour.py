@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from likewise.draws import Draws
+from likewise.errors import UsageError
 from likewise.types import Images
 from likewise.views.rows import sum_rows
 
@@ -30,6 +31,8 @@ class Colour(Protocol):
 class Jitter:
     """Brightness, contrast, saturation and hue, each moved by an even draw around "unchanged".
 
+    A strength b is that of factors from 1 - b, or from 0 where b is above 1, to 1 + b, as torchvision has it.
+
     Brightness, contrast and saturation are linear and commute, so they are one linear map; hue (in turns) follows,
     and the result is clipped once. Tools that clip after each operation, in a random order, differ where colours
     leave the gamut on the way.
@@ -42,11 +45,11 @@ class Jitter:
     p: float = 0.8
 
     def __call__(self, images: Images, draws: Draws) -> Images:
-        u = (draws.image("jitter", 4) * 2 - 1) * (draws.image("apply") < self.p).unsqueeze(1)
-        b, c, s, turn = u.reshape(-1, 4, 1, 1).unbind(1)
-        b = (1 + b * self.brightness).clamp(min=0)
-        c = (1 + c * self.contrast).clamp(min=0)
-        s = (1 + s * self.saturation).clamp(min=0)
+        applied = (draws.image("apply") < self.p).reshape(-1, 1, 1)
+        *u, turn = (draws.image("jitter", 4) * 2 - 1).reshape(-1, 4, 1, 1).unbind(1)
+        strengths = (self.brightness, self.contrast, self.saturation)
+        b, c, s = (torch.where(applied, _factor(*drawn), 1.0) for drawn in zip(u, strengths, strict=True))
+        turn = turn * applied
         pixels = images.flatten(2)
         luma = _luma(images)
         # b(c(sx + (1 - s)g) + (1 - c)m), with g the grey of a pixel and m the mean grey
@@ -70,6 +73,10 @@ class HSV:
     add: tuple[float, float] = (-0.1, 0.1)
     hue: float = 0.1
 
+    def __post_init__(self) -> None:
+        if min(self.power) <= 0:
+            raise UsageError(f"{self}: expected powers above 0")
+
     def __call__(self, images: Images, draws: Draws) -> Images:
         u = draws.image("hsv", 2, 3).unsqueeze(-1).unsqueeze(-1)  # "b 2 3 1 1"
         power = torch.exp(_between(u[:, :, 0], math.log(self.power[0]), math.log(self.power[1])))
@@ -91,6 +98,10 @@ class PCAContrast:
     """
 
     factor: tuple[float, float] = (0.5, 2.0)
+
+    def __post_init__(self) -> None:
+        if min(self.factor) <= 0:
+            raise UsageError(f"{self}: expected factors above 0")
 
     def __call__(self, images: Images, draws: Draws) -> Images:
         b, c, h, w = images.shape
@@ -174,6 +185,11 @@ class Erase:
         apply = (draws.image("apply") < self.p).reshape(-1, 1, 1)
         box = (inside_y.unsqueeze(2) & inside_x.unsqueeze(1) & apply).unsqueeze(1)
         return torch.where(box, 0.5, images)
+
+
+def _factor(u: Float[Tensor, "b 1 1"], strength: float) -> Float[Tensor, "b 1 1"]:
+    """An even draw from -1 to 1, as one from 1 - strength (or 0) to 1 + strength."""
+    return 1 + u * strength if strength <= 1 else (1 + u) / 2 * (1 + strength)
 
 
 def turn_hue(images: Images, turn: Float[Tensor, "b 1 1"]) -> Images:

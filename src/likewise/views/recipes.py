@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from likewise.errors import UsageError
 from likewise.views.colour import HSV, Blur, Colour, Grey, Jitter, PCAContrast, Solarise
 from likewise.views.geometry import Flip, Geometry, ResizedCrop, Rotate, Scale, Translate
 from likewise.views.view import View
@@ -65,6 +66,8 @@ def multi_crop(
 
     `local_size` is in pixels; without it three sevenths of `size`, to the nearest number of a ViT's usual patches.
     """
+    if not min_scale < split:
+        raise UsageError(f"min_scale={min_scale}: expected less than split={split}, above which global areas lie")
     patch = 4 if size <= 48 else 8 if size <= 128 else 16
     local_size = local_size or max(patch, round(size * 3 / 7 / patch) * patch)
     base = (0.4 * jitter, 0.2 * jitter, 0.1 * jitter, grey)
@@ -87,6 +90,8 @@ def affine(
 
     `shift` is a share of the side, `rotation` is in degrees, `zoom` the largest factor in and out.
     """
+    if zoom <= 0:
+        raise UsageError(f"zoom={zoom}: expected a factor above 0")
     geometry: tuple[Geometry, ...] = (Translate(shift), Rotate(rotation), Scale((1 / zoom, zoom)))
     colour: tuple[Colour, ...] = (Jitter(0.8 * jitter, 0.8 * jitter, 0.8 * jitter, 0.2 * jitter),) if jitter else ()
     return (View(size, geometry, colour, fill),) * 2
@@ -114,6 +119,8 @@ def exemplar(
     `contrast` multiplies principal components of the colours, `power` is that of saturation and value (1, 1 leaves out
     their factor and offset too), `soften` the largest deviation of a Gaussian blur in pixels at 32 pixels a side.
     """
+    if context <= 0:
+        raise UsageError(f"context={context}: expected a factor above 0")
     geometry: tuple[Geometry, ...] = (Scale((1 / context, 1 / context)),) if context != 1 else ()
     geometry += (Translate(translation),) if translation else ()
     geometry += (Scale(zoom_range),) if zoom_range != (1, 1) else ()
