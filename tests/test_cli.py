@@ -321,7 +321,8 @@ def test_evaluate_refuses_what_it_would_pass_over(
     answer("embed", "pixels", photos, "--out", emb, "--labels", "folders", "--size", "8", "--quiet")
     assert "--baselines" in refusal(2, "evaluate", emb, "--protocol", "knn", "--baselines")
     assert "leave out --untrained" in refusal(2, "evaluate", run_, photos, "--baselines", "--untrained")
-    assert "give --labels" in refusal(2, "evaluate", run_, photos)
+    assert "give --labels" in refusal(2, "evaluate", run_, photos, "--protocol", "knn")
+    assert list(answer("evaluate", run_, photos, "--quiet")["protocols"]) == ["health"]
     for option in (("--untrained",), ("--size", "16"), ("--labels", "folders")):
         assert "are evaluated as they are" in refusal(2, "evaluate", emb, *option)
     assert "expected embeddings" in refusal(2, "evaluate", emb, "--test", photos)

@@ -382,6 +382,15 @@ def test_copies_of_training_images_in_the_test_set_are_counted(capsys, monkeypat
     assert "3 of the 10 test images are exact copies of training images" in capsys.readouterr().err
 
 
+def test_what_is_measured_unless_asked(capsys, monkeypatch):
+    monkeypatch.setattr(progress, "QUIET", False)
+    y = np.arange(20) % 2
+    assert list(evaluate("pixels", noise(20), labels=y)["protocols"]) == ["knn", "linear", "health"]
+    assert "no labels" not in capsys.readouterr().err
+    assert list(evaluate("pixels", noise(20))["protocols"]) == ["health"]
+    assert "has no labels: its health alone is measured" in capsys.readouterr().err
+
+
 def test_an_array_of_labels_belongs_to_one_side():
     a, b, y = noise(20), noise(20, seed=1), np.arange(20) % 2
     with pytest.raises(UsageError, match=r"protocol knn: needs labels, and --test \w+ has none; give --test-labels"):
@@ -417,9 +426,9 @@ def test_what_is_missing_is_said_before_the_work(monkeypatch):
             sys.modules["likewise.verbs.evaluate"], module, {"knn": None, "health": None, "linear": None}
         )
     with pytest.raises(UsageError, match=r"give --labels .* --protocol health"):
-        evaluate("pixels", noise(20))
+        evaluate("pixels", noise(20), protocols="knn")
     with pytest.raises(UsageError, match="embed the images again with --labels"):
-        evaluate(table)
+        evaluate(table, protocols="knn,health")
     with pytest.raises(UsageError, match="protocol svm: needs a model and images"):
         evaluate(table, protocols="health,svm")
 

@@ -16,7 +16,8 @@ from PIL import Image
 
 from likewise.errors import DataError, UsageError
 from likewise.images import ImageSet, open_images, scan
-from likewise.images.scan import locate, read_all, told_others
+from likewise.images.scan import locate, read_all
+from likewise.images.sources import told_others
 from likewise.types import Selection
 
 RNG = np.random.default_rng(0)
@@ -210,6 +211,9 @@ def test_files_with_other_endings_are_counted(tmp_path: Path) -> None:
     assert scan(zipped(tmp_path))["others"] == {".md": 1}
     assert scan(tarred(tmp_path))["others"] == {".cls": len(NAMES)}
     assert scan(np.zeros((2, 8, 8), np.uint8))["others"] == {}
+    put(tmp_path / "phone", {"1.HEIC": b""})
+    with pytest.raises(DataError, match=r"holds no images \(but left out by their endings: 1 .heic\); expected files"):
+        open_images(tmp_path / "phone")
 
 
 def test_a_list_is_cut_at_line_ends_alone(tmp_path: Path) -> None:

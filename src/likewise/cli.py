@@ -165,8 +165,11 @@ def evaluate(
     ],
     data: Annotated[str | None, typer.Argument(help="Images, when MODEL is a model.", metavar="[DATA]")] = None,
     protocol: Annotated[
-        str, typer.Option(help="Separated by commas: see `likewise list evaluations`.")
-    ] = "knn,linear,health",
+        str | None,
+        typer.Option(
+            help="Separated by commas, see `likewise list evaluations`; else knn,linear,health, health without labels."
+        ),
+    ] = None,
     test: Annotated[str | None, typer.Option(help="Held-out images; named sets have theirs.", metavar="DATA")] = None,
     labels: Labels = None,
     test_labels: Annotated[
@@ -534,7 +537,7 @@ def _scan(result: dict[str, Any]) -> str:
     ]
     lines += [f"{bad['path']}: {bad['reason']}" for bad in result["bad"]]
     if result["others"]:
-        from likewise.images.scan import told_others
+        from likewise.images.sources import told_others
 
         lines.append(told_others(result["others"]))
     if "near" in result:

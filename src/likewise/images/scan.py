@@ -3,7 +3,7 @@
 import warnings
 from array import array
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +19,7 @@ from likewise.images.sources import Files, Items, find
 from likewise.progress import bar
 
 CANNOT_BE_READ = "cannot be read"
-N_NAMED = 10  # bad files, or endings, that a line names
+N_NAMED = 10  # bad files that a line names
 
 
 @dataclass(frozen=True)
@@ -156,13 +156,6 @@ def named_bad(paths: Sequence[str], reading: Reading) -> str:
     n_bad = len(reading.bad)
     shown = ", ".join(f"{paths[i]} ({reason})" for i, reason in reading.bad[:N_NAMED])
     return shown + (f", and {n_bad - N_NAMED} more" if n_bad > N_NAMED else "")
-
-
-def told_others(others: Mapping[str, int]) -> str:
-    """How many files were left out, by the most frequent endings."""
-    frequent = sorted(others.items(), key=lambda item: (-item[1], item[0]))[:N_NAMED]
-    endings = ", ".join(f"{n:,} {ending or 'without one'}" for ending, n in frequent)
-    return f"left out by their endings: {endings}" + (", and others" if len(others) > N_NAMED else "")
 
 
 def copies(contents: Int[np.ndarray, " n"], paths: Sequence[str]) -> list[list[str]]:

@@ -30,6 +30,7 @@ from likewise.types import did_you_mean
 ARCHIVES = (".zip", ".tar")
 COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 ACCEPTED = "a folder, a .txt or .csv list, a .zip or .tar, an .npz, or a named set"
+N_ENDINGS = 10  # that a line names
 
 
 @dataclass(frozen=True)
@@ -146,6 +147,13 @@ def as_pixels(images: Any, what: str) -> UInt8[np.ndarray, "n c h w"]:
     return np.ascontiguousarray(x)
 
 
+def told_others(others: Mapping[str, int]) -> str:
+    """How many files were left out, by the most frequent endings."""
+    frequent = sorted(others.items(), key=lambda item: (-item[1], item[0]))[:N_ENDINGS]
+    endings = ", ".join(f"{n:,} {ending or 'without one'}" for ending, n in frequent)
+    return f"left out by their endings: {endings}" + (", and others" if len(others) > N_ENDINGS else "")
+
+
 def _at(path: Path, name: str) -> Files | Items:
     if path.is_dir():
         return _folder(path, name)
@@ -170,7 +178,8 @@ def _folder(root: Path, name: str) -> Files:
     others = Counter[str]()
     found = sorted(_walk(root, others))
     if not found:
-        raise DataError(f"{root}: holds no images; expected files that end in {' '.join(sorted(suffixes()))}")
+        has = f" (but {told_others(others)})" if others else ""
+        raise DataError(f"{root}: holds no images{has}; expected files that end in {' '.join(sorted(suffixes()))}")
     return replace(_files(root, found, name), others=others)
 
 

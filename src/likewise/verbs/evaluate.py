@@ -28,13 +28,14 @@ PIXELS_SIDE = 32  # images are compared as they are at this side, unless asked o
 WHOLE_SIDE = 256  # the short side at which images are kept for probes that see whole ones
 N_ALIGNED = 2_000
 LABEL_FREE = ("health", "invariance")
+USUAL = ("knn", "linear", "health")
 
 
 def evaluate(
     model: Any,
     data: Any = None,
     *,
-    protocols: Sequence[str] | str = ("knn", "linear", "health"),
+    protocols: Sequence[str] | str | None = None,
     test: Any = None,
     labels: Any = None,
     test_labels: Any = None,
@@ -54,12 +55,13 @@ def evaluate(
     `test`, every fifth image by key is held out, exact copies together. A figure for each protocol, all with
     hyper-parameters chosen on the training part alone.
 
+    `protocols` are names, in one string separated by commas or not; by default k-NN, the linear probe and health, or
+    health alone where there are no labels.
+
     `labels` are as `open_images` takes them, and `test_labels` those of `test`. Without these, "folders" and a .csv go
     for both sides, and an array for `data` alone. Raises UsageError, before any work, where a protocol lacks labels.
     """
-    names = [name.strip() for name in (protocols.split(",") if isinstance(protocols, str) else protocols)]
-    for name in names:
-        pick({**EVALUATIONS, **PROBES}, name, "protocol")
+    names = [] if protocols is None else _names(protocols)
     encoder, train_images, test_images = None, None, None
     if is_embeddings(model):
         given = (data, labels, test_labels, size)
@@ -74,6 +76,7 @@ def evaluate(
             if name in PROBES:
                 raise UsageError(f"protocol {name}: needs a model and images; {_name(model)} holds embeddings only")
         table, other = _table(model), None if test is None else _table(test)
+        names = names or _usual(_name(model), table.labels)
         _check_labels(names, _name(model), table.labels, "embed the images again with --labels")
         if other is None:
             train_x, test_x = (table.rows(ids) for ids in _split(_contents(table.keys)))
@@ -99,6 +102,7 @@ def evaluate(
         if test is None and test_labels is not None:
             raise UsageError("--test-labels: belong to the images of --test, and there are none")
         encoder, train_images, size = open_for(model, data, labels=labels, size=size, trained=trained, max_bad=max_bad)
+        names = names or _usual(train_images.name, train_images.labels)
         _check_labels(names, train_images.name, train_images.labels, "give --labels folders|FILE.csv")
         if test is not None:
             test_images = _open_test(test, labels, test_labels, opening_side(size), max_bad)
@@ -184,6 +188,21 @@ def _open_test(test: Any, labels: Any, test_labels: Any, side: int, max_bad: flo
         return open_images(test, labels=test_labels, side=side, max_bad=max_bad)
     except LikewiseError as error:
         raise type(error)(f"--test: {error}") from None
+
+
+def _names(protocols: Sequence[str] | str) -> list[str]:
+    names = [name.strip() for name in (protocols.split(",") if isinstance(protocols, str) else protocols)]
+    for name in names:
+        pick({**EVALUATIONS, **PROBES}, name, "protocol")
+    return names
+
+
+def _usual(who: str, labels: Any) -> list[str]:
+    """What is measured unless something else is asked for."""
+    if _n_labelled(labels):
+        return list(USUAL)
+    say(f"{who} has no labels: its health alone is measured")
+    return [name for name in USUAL if name in LABEL_FREE]
 
 
 def _check_labels(names: Sequence[str], who: str, labels: Any, remedy: str) -> None:

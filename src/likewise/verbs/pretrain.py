@@ -29,7 +29,7 @@ from likewise.evaluation.verdict import describe
 from likewise.files import MARK, claim, new_folder, read_json, write_json, write_text
 from likewise.images import Ids, ImageSet, open_images
 from likewise.images import patches as draw_patches
-from likewise.images.scan import told_others
+from likewise.images.sources import told_others
 from likewise.methods import Method, find, reads_labels
 from likewise.progress import say
 from likewise.training.distributed import agreed, is_main, process_group, wait_for_all
