@@ -178,8 +178,7 @@ class Embeddings:
                 named.append(names.setdefault(item["label"], len(names)))
         classes = meta.pop("classes", None)
         labels = None
-        if set(names) - {""}:
-            known = set(names) - {""}
+        if known := set(names) - {""}:
             if classes is None and all(name.isdecimal() for name in known):
                 number = {name: int(name) for name in known}
             else:

@@ -31,10 +31,12 @@ PROBES: dict[str, Callable[..., dict[str, Any]]] = {
     "stl10": stl10,
     "svm": svm,
 }
+LABEL_FREE = ("health", "invariance")  # all others need labels
 WHOLE = ("caltech101", "cifar10", "cifar10-400", "stl10", "svm")  # probes that see whole images, larger than a model's
 
 __all__ = [
     "EVALUATIONS",
+    "LABEL_FREE",
     "PROBES",
     "WHOLE",
     "alignment",

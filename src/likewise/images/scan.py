@@ -46,6 +46,17 @@ class Reading:
         return keys
 
 
+def contents_of(keys: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
+    """The contents again, from the `keys` of a reading: what is equal for exact copies."""
+    contents, row_of = np.array(keys), {int(key): i for i, key in enumerate(keys)}
+    for key in row_of:
+        n = 1
+        while (row := row_of.get(word(key, "copy", n))) is not None:
+            contents[row] = key
+            n += 1
+    return contents
+
+
 def scan(
     data: Any, *, threads: int = 2, max_bad: float | str | None = None, max_pixels: int = MAX_PIXELS
 ) -> dict[str, Any]:

@@ -10,13 +10,14 @@ import numpy as np
 import torch
 from jaxtyping import Int
 
-from likewise.draws import Draws, word
+from likewise.draws import Draws
 from likewise.embedding import EMBEDDINGS_FILES, embed, images_hash, load_with_config, opening_side
 from likewise.encoders import Pixels, normaliser
 from likewise.errors import DataError, LikewiseError, UsageError
-from likewise.evaluation import EVALUATIONS, PROBES, WHOLE, alignment, describe
+from likewise.evaluation import EVALUATIONS, LABEL_FREE, PROBES, WHOLE, alignment, describe
 from likewise.files import append_line
 from likewise.images import DATASETS, SPLITS, ImageSet, open_images
+from likewise.images.scan import contents_of
 from likewise.progress import say
 from likewise.training.monitor import in_eval_mode
 from likewise.types import Embeddings, Encoder, pick
@@ -27,7 +28,6 @@ PIXELS = "pixels"  # the model that is none, whatever folders there are
 PIXELS_SIDE = 32  # images are compared as they are at this side, unless asked otherwise
 WHOLE_SIDE = 256  # the short side at which images are kept for probes that see whole ones
 N_ALIGNED = 2_000
-LABEL_FREE = ("health", "invariance")
 USUAL = ("knn", "linear", "health")
 
 
@@ -79,12 +79,12 @@ def evaluate(
         names = names or _usual(_name(model), table.labels)
         _check_labels(names, _name(model), table.labels, "embed the images again with --labels")
         if other is None:
-            train_x, test_x = (table.rows(ids) for ids in _split(_contents(table.keys)))
+            train_x, test_x = (table.rows(ids) for ids in _split(contents_of(table.keys)))
         else:
             if table.x.shape[1] != other.x.shape[1]:
                 raise DataError(f"--test: has {other.x.shape[1]} dimensions, and {_name(model)} {table.x.shape[1]}")
             _check_labels(names, f"--test {_name(test)}", other.labels, "embed the images again with --labels")
-            _say_copies(_contents(table.keys), _contents(other.keys))
+            _say_copies(contents_of(table.keys), contents_of(other.keys))
             train_x, test_x = table, other
         size = int(table.meta.get("size", 0))
         kind = _kind(table.meta.get("model"), bool(table.meta.get("trained", True)))
@@ -161,17 +161,6 @@ def _split(contents: Int[np.ndarray, " n"]) -> tuple[Int[np.ndarray, " m"], Int[
     if held_out.all():
         raise DataError("no image can be held out: there is only one, however often; give --test")
     return np.flatnonzero(~held_out), np.flatnonzero(held_out)
-
-
-def _contents(keys: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
-    """What is equal for exact copies, from the keys of a set, in which the n-th copy's is made of the first's."""
-    contents, row_of = np.array(keys), {int(key): i for i, key in enumerate(keys)}
-    for key in row_of:
-        n = 1
-        while (row := row_of.get(word(key, "copy", n))) is not None:
-            contents[row] = key
-            n += 1
-    return contents
 
 
 def _say_copies(train: Int[np.ndarray, " n"], test: Int[np.ndarray, " m"]) -> None:
