@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import cross_val_score
 
 import likewise
 from likewise import progress
@@ -17,7 +18,7 @@ from likewise.encoders import Pixels, build
 from likewise.errors import DataError, UsageError
 from likewise.evaluation import alignment, describe, few_label, health, knn, linear, map2d
 from likewise.evaluation.health import alpha, rankme, std, uniformity
-from likewise.evaluation.labelled import features, labelled
+from likewise.evaluation.labelled import Labelled, features, labelled
 from likewise.images import open_images
 from likewise.types import DataInfo, Embeddings
 from likewise.verbs.evaluate import evaluate
@@ -117,13 +118,53 @@ def test_linear_is_scikit_learns_logistic_regression(digits, l2):
     assert LINEAR.accuracy(weights, x_test, data.y_test) == pytest.approx(expected, abs=1.5 / 797)
 
 
-def test_linear_chooses_on_a_tenth_of_train(digits):
+def test_linear_chooses_on_held_out_tenths_of_train(digits):
     result = linear(*digits)
-    assert result["version"] == "linear-v1"
+    assert result["version"] == "linear-v2"
     assert result["l2"] in LINEAR.L2
     assert result["accuracy"] > 0.88
-    assert (100 * result["validation"]) == pytest.approx(round(100 * result["validation"]))  # of 100 images
+    assert (500 * result["validation"]) == pytest.approx(round(500 * result["validation"]))  # of 500 images
     assert linear(*digits) == result
+
+
+@pytest.mark.parametrize(("n", "n_tenths"), [(7, 7), (99, 10), (240, 10), (1000, 5), (4999, 2), (5000, 1), (9000, 1)])
+def test_linear_holds_out_enough_to_choose_on(monkeypatch, n, n_tenths):
+    """Tenths of 5,000 images or fewer are held out in turn, never one image twice."""
+    fitted, judged = [], []
+
+    def fit(x, y, l2, start):
+        fitted.append(x[:, 0])
+        return torch.zeros(2, 2)
+
+    def accuracy(weights, x, y):
+        judged.append(x[:, 0])
+        return 0.5
+
+    monkeypatch.setattr(LINEAR, "fit", fit)
+    monkeypatch.setattr(LINEAR, "accuracy", accuracy)
+    x = torch.arange(n).float()[:, None]
+    data = Labelled(x, x[:, 0].long() % 2, torch.arange(n), x, x[:, 0].long() % 2, 2)
+    assert LINEAR.solve(data, 0)[1:] == (LINEAR.L2[0], 0.5)
+    assert len(judged) == len(LINEAR.L2) * n_tenths
+    for rest, tenth in zip(fitted, judged, strict=False):
+        assert len(tenth) == max(n // 10, 1)
+        assert torch.equal(torch.cat([rest, tenth]).sort().values, x[:, 0])
+    assert len(torch.cat(judged[:n_tenths]).unique()) == n_tenths * max(n // 10, 1) >= min(500, 9 * n // 10)
+
+
+def test_linear_takes_the_l2_of_scikit_learns_cross_validation(digits):
+    """Ten tenths of 240 images, against the same tenths handed to scikit-learn."""
+    train, test = digits
+    data = LINEAR.standardise(labelled(train.rows(np.arange(240)), test))
+    _, l2, validation = LINEAR.solve(data, 0)
+    order = Draws(0, 0, 0, data.keys).bits("linear/validation").argsort(stable=True)
+    tenths = [(np.setdiff1d(order, order[i : i + 24]), order[i : i + 24].numpy()) for i in range(0, 240, 24)]
+    scores = []
+    for candidate in LINEAR.L2:
+        oracle = LogisticRegression(C=1 / (216 * candidate), max_iter=2000, tol=1e-8)
+        scores.append(cross_val_score(oracle, data.x.numpy(), data.y.numpy(), cv=tenths).mean())
+    assert validation == pytest.approx(max(scores), abs=2 / 240)
+    assert scores[LINEAR.L2.index(l2)] >= max(scores) - 2 / 240
 
 
 def test_linear_does_not_look_at_test(digits):

@@ -668,3 +668,17 @@ def test_the_last_line_of_progress_is_said_once(
         for done, clock.now in enumerate(seconds, 1):
             bar.update(done)
     assert [line.split()[1] for line in capsys.readouterr().err.splitlines()] == shares
+
+
+def test_the_time_that_is_left_is_told_from_what_this_process_did(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = SimpleNamespace(now=0.0)
+    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    with progress.bar("train", 100, 80) as resumed, progress.bar("train", 100) as begun:
+        clock.now = 10.0
+        resumed.update(90)
+        begun.update(50)
+    assert (resumed.line(), begun.line()) == (
+        "train 90/100 (90%), 0:10 elapsed, 0:10 left",
+        "train 50/100 (50%), 0:10 elapsed, 0:10 left",
+    )
+    assert progress.Bar("train", 100, 80).line().endswith("0:00 left")

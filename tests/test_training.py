@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from likewise.embedding import load, weights_hash
 from likewise.encoders import build
 from likewise.errors import DataError, Stopped, TrainingError, UsageError
-from likewise.files import MARK, read_lines, write_bytes
+from likewise.files import MARK, read_lines, write_bytes, write_json
 from likewise.images import ImageSet, open_images
 from likewise.methods import METHODS
 from likewise.training import fit as loop
@@ -254,11 +254,15 @@ def stopped_after(n_steps: int, begin: Callable[[], Any]) -> None:
 def test_a_signal_finishes_the_step_and_saves(whole: dict[str, Path], tmp_path: Path) -> None:
     with pytest.raises(Stopped, match="--resume"):
         stopped_after(5, lambda: pretrain(images(), out=tmp_path / "run", **settings("simclr")))
-    assert json.loads((tmp_path / "run" / "status.json").read_text())["state"] == "stopped"
+    stopped = json.loads((tmp_path / "run" / "status.json").read_text())
+    assert stopped["state"] == "stopped"
+    newest = sorted((tmp_path / "run" / "state").iterdir())[-1] / "place.json"
+    write_json(newest, {**json.loads(newest.read_text()), "seconds": 100 + stopped["seconds"]})
     with open(tmp_path / "run" / "metrics.jsonl", "a") as lines:
         lines.write('{"step": 5, "epo')  # what is left of a line when there is no time to stop
     result = pretrain(images(), out=tmp_path / "run", resume=True, **settings("simclr"))
     assert result["resumed_at"] == 5
+    assert 100 + stopped["seconds"] < result["seconds"] < 200 + stopped["seconds"]  # of all its processes together
     assert trace(tmp_path / "run") == trace(whole["simclr"])
 
 

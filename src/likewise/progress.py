@@ -11,10 +11,11 @@ SPEAKS = os.environ.get("RANK", "0") == "0" or os.environ.get("WORLD_SIZE", "1")
 
 
 class Bar:
-    """Counts what was done. `update` may be called as often as one likes."""
+    """Counts what was done, from `done` on, so that what an earlier process did takes no part in the rate. `update` may
+    be called as often as one likes."""
 
-    def __init__(self, what: str, total: int, *, every: float = 10.0) -> None:
-        self.what, self.total, self.done, self.note = what, total, 0, ""
+    def __init__(self, what: str, total: int, done: int = 0, *, every: float = 10.0) -> None:
+        self.what, self.total, self.begun, self.done, self.note = what, total, done, done, ""
         self.started = self.shown = time.monotonic()
         self.said: int | None = None  # what was done by the last plain line
         self.every = every  # seconds between plain lines
@@ -28,7 +29,8 @@ class Bar:
 
     def line(self) -> str:
         elapsed = time.monotonic() - self.started
-        left = elapsed / self.done * (self.total - self.done) if self.done else 0.0
+        made = self.done - self.begun
+        left = elapsed / made * (self.total - self.done) if made else 0.0
         share = f"{self.done}/{self.total} ({self.done / max(self.total, 1):.0%})"
         return (
             f"{self.what} {share}, {_clock(elapsed)} elapsed, {_clock(left)} left{'  ' if self.note else ''}{self.note}"
@@ -38,7 +40,7 @@ class Bar:
 class _TerminalBar(Bar):
     """The same numbers, drawn with rich."""
 
-    def __init__(self, what: str, total: int) -> None:
+    def __init__(self, what: str, total: int, done: int = 0) -> None:
         from rich.console import Console
         from rich.progress import (
             BarColumn,
@@ -49,10 +51,10 @@ class _TerminalBar(Bar):
             TimeRemainingColumn,
         )
 
-        super().__init__(what, total)
+        super().__init__(what, total, done)
         columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
         self.progress = Progress(*columns, TextColumn("{task.fields[note]}"), console=Console(stderr=True))
-        self.task = self.progress.add_task(what, total=total, note="")
+        self.task = self.progress.add_task(what, total=total, completed=done, note="")
 
     def update(self, done: int, note: str = "") -> None:
         self.done, self.note = done, note
@@ -60,16 +62,16 @@ class _TerminalBar(Bar):
 
 
 @contextmanager
-def bar(what: str, total: int) -> Iterator[Bar]:
+def bar(what: str, total: int, done: int = 0) -> Iterator[Bar]:
     """`with bar("decode", n) as progress: progress.update(i, "note")`."""
     if QUIET:
-        yield Bar(what, total, every=float("inf"))
+        yield Bar(what, total, done, every=float("inf"))
     elif sys.stderr.isatty():
-        drawn = _TerminalBar(what, total)
+        drawn = _TerminalBar(what, total, done)
         with drawn.progress:
             yield drawn
     else:
-        plain = Bar(what, total)
+        plain = Bar(what, total, done)
         yield plain
         if plain.said not in (None, plain.done):
             say(plain.line())

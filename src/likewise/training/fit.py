@@ -50,7 +50,7 @@ def fit(method: Method, images: ImageSet, config: TrainConfig, run: Path, *, res
     optimizer = make_optimizer(method.param_groups(), config)
     size = method.views[0].size
     scores = torch.zeros(2, len(images))  # sums and counts of per-image scores
-    place = {"step": 0, "epoch": 0, "position": 0}
+    place: dict[str, Any] = {"step": 0, "epoch": 0, "position": 0}
     metrics = run / "metrics.jsonl"
 
     if resume:
@@ -63,18 +63,28 @@ def fit(method: Method, images: ImageSet, config: TrainConfig, run: Path, *, res
     elif is_main():
         metrics.write_text("")
     resumed_at, log_every = place["step"], max(1, steps // 20_000)
+    earlier = place.pop("seconds", 0.0)  # which other processes spent on the steps so far
     save_due, stop = _save_clock(config.save_every), False
-    started, data_seconds, n_seen, value, feature_ranks = time.perf_counter(), 0.0, 0, 0.0, float("nan")
+    started, n_seen, value, feature_ranks = time.perf_counter(), 0, 0.0, float("nan")
+
+    def spent() -> float:
+        return time.perf_counter() - started
 
     def save() -> None:
         if is_main():
             lines.flush()
-            save_state(run, place, {"scores": scores}, method, optimizer)
+            save_state(run, {**place, "seconds": earlier + spent()}, {"scores": scores}, method, optimizer)
+
+    def status(state: str, seconds: float, data_share: float | None = None) -> None:
+        if is_main():
+            told = {"state": state, "step": place["step"], "steps": steps, "resumed_at": resumed_at}
+            told |= {"seconds": earlier + seconds, "images_per_second": n_seen / seconds if n_seen else None}
+            write_json(run / "status.json", {**told, "data_share": data_share})
 
     with (
         stop_signals() as stopping,
         open(metrics, "a") as lines,
-        bar("train", steps) as progress,
+        bar("train", steps, place["step"]) as progress,
     ):
         while place["step"] < steps:
             draws = Draws(config.seed, place["epoch"], place["step"] - place["position"], torch.from_numpy(images.keys))
@@ -86,16 +96,13 @@ def fit(method: Method, images: ImageSet, config: TrainConfig, run: Path, *, res
             mine = [_share(rows) for rows in batches[place["position"] :]]
             ids = [rows.flatten().numpy() for rows in mine]
             with closing(prefetch(images, ids, threads=config.threads)) as feed:
-                arrival = time.perf_counter()
                 for rows, (_, source) in zip(mine, feed, strict=True):
                     step = place["step"]
                     batch = make_batch(method, images, rows, source, step / steps, config, place["epoch"], step)
-                    ready = time.perf_counter()
                     terms, shown, score = train_step(method, optimizer, batch, config, step, steps, images)
                     method.after_step((step + 1) / steps)
 
                     n_seen += len(batch.draws.keys) * world()
-                    data_seconds += ready - arrival
                     if score is not None and len(score) == len(batch.ids.flatten()):
                         who, score = (gather(x.flatten()).cpu() for x in (batch.ids, score.float()))
                         scores[0].index_add_(0, who, score)
@@ -107,7 +114,6 @@ def fit(method: Method, images: ImageSet, config: TrainConfig, run: Path, *, res
                     classified = last or any(epoch - 1 / len(batches) < listed <= epoch for listed in config.knn_epochs)
                     watched = step % config.monitor_every == config.monitor_every - 1 or classified
                     if (step % log_every == 0 or watched) and is_main():
-                        seconds = time.perf_counter() - started
                         line: dict[str, Any] = {"step": step, "epoch": epoch, "loss": value, "terms": terms}
                         line |= {"shown": shown, "lr": learning_rate(config, step, steps)}
                         if watched:
@@ -116,27 +122,26 @@ def fit(method: Method, images: ImageSet, config: TrainConfig, run: Path, *, res
                             accuracy = knn_accuracy(method.encoder, images, size, device) if classified else None
                             if accuracy is not None:
                                 line["knn"] = accuracy
-                        line["images_per_second"] = n_seen / seconds
+                        line["images_per_second"] = n_seen / spent()
                         lines.write(json.dumps(line) + "\n")
                     parts = ", ".join(f"{name} {part:.3g}" for name, part in terms.items())
                     note = f"loss {value:.4g}" + (f" ({parts})" if len(terms) > 1 else "")
-                    note += f"  {n_seen / (time.perf_counter() - started):,.0f} images/s"
+                    note += f"  {n_seen / spent():,.0f} images/s"
                     progress.update(place["step"], note + (f"  rank {feature_ranks:.1f}" if feature_ranks > 0 else ""))
                     if last or stop:
                         break
                     if save_due(place["step"]):
                         save()
-                    arrival = time.perf_counter()
             if place["position"] >= len(batches):
                 place |= {"epoch": place["epoch"] + 1, "position": 0}
             if stop and place["step"] < steps:
                 save()
                 wait_for_all()
-                _write_status(run, "stopped", place, steps, started, n_seen, data_seconds, resumed_at)
+                status("stopped", spent())
                 raise Stopped(f"stopped at step {place['step']} of {steps} and saved; go on with --resume")
         save()
 
-    seconds = time.perf_counter() - started
+    seconds = spent()
     data_share = _data_share(method, batch, config, n_seen / seconds) if n_seen and steps >= 20 else None
     if is_main():
         if bool(scores[1].any()):
@@ -144,9 +149,10 @@ def fit(method: Method, images: ImageSet, config: TrainConfig, run: Path, *, res
         pictures = method.pictures(batch) if n_seen else {}
         if pictures:
             save_pictures(run / "pictures", pictures)
-        _write_status(run, "trained", place, steps, started, n_seen, data_seconds, resumed_at, data_share)
+        status("trained", seconds, data_share)
         if n_seen:  # and not resumed after the last step
-            say(f"trained {steps} steps in {seconds:.0f} s, {n_seen / seconds:,.0f} images/s, loss {value:.4g}")
+            made, rate = steps - resumed_at, n_seen / seconds
+            say(f"trained {made} steps in {seconds:.0f} s, {rate:,.0f} images/s, loss {value:.4g}")
     return run
 
 
@@ -369,30 +375,3 @@ def _truncate(metrics: Path, step: int) -> None:
     if metrics.exists():
         kept = [line for line in read_lines(metrics) if line["step"] < step]
         write_text(metrics, "".join(json.dumps(line) + "\n" for line in kept))
-
-
-def _write_status(
-    run: Path,
-    state: str,
-    place: dict[str, int],
-    steps: int,
-    started: float,
-    n_seen: int,
-    data_seconds: float,
-    resumed_at: int,
-    data_share: float | None = None,
-) -> None:
-    if not is_main():
-        return
-    seconds = time.perf_counter() - started
-    status = {
-        "state": state,
-        "step": place["step"],
-        "steps": steps,
-        "resumed_at": resumed_at,
-        "seconds": seconds,
-        "images_per_second": n_seen / seconds if n_seen else None,
-        "data_share": data_share,
-        "waited_for_data_seconds": data_seconds,
-    }
-    write_json(run / "status.json", status)
