@@ -2,9 +2,9 @@
 
 import os
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -62,7 +62,6 @@ def evaluate(
     for both sides, and an array for `data` alone. Raises UsageError, before any work, where a protocol lacks labels.
     """
     names = [] if protocols is None else _names(protocols)
-    encoder, train_images, test_images = None, None, None
     if is_embeddings(model):
         given = (data, labels, test_labels, size)
         if any(one is not None for one in given) or not trained:
@@ -70,87 +69,134 @@ def evaluate(
                 f"model {_name(model)}: embeddings are evaluated as they are; DATA, --labels, --test-labels, --size "
                 "and --untrained belong to a model"
             )
-        if test is not None and not is_embeddings(test):
-            raise UsageError(f"--test {_name(test)}: expected embeddings, as {_name(model)} is")
-        for name in names:
-            if name in PROBES:
-                raise UsageError(f"protocol {name}: needs a model and images; {_name(model)} holds embeddings only")
-        table, other = _table(model), None if test is None else _table(test)
-        names = names or _usual(_name(model), table.labels)
-        _check_labels(names, _name(model), table.labels, "embed the images again with --labels")
-        if other is None:
-            train_x, test_x = (table.rows(ids) for ids in _split(contents_of(table.keys)))
-        else:
-            if table.x.shape[1] != other.x.shape[1]:
-                raise DataError(f"--test: has {other.x.shape[1]} dimensions, and {_name(model)} {table.x.shape[1]}")
-            _check_labels(names, f"--test {_name(test)}", other.labels, "embed the images again with --labels")
-            _say_copies(contents_of(table.keys), contents_of(other.keys))
-            train_x, test_x = table, other
-        size = int(table.meta.get("size", 0))
-        kind = _kind(table.meta.get("model"), bool(table.meta.get("trained", True)))
-        data = str(table.meta.get("data") or _name(model))
-        test = test if other is None else str(other.meta.get("data") or _name(test))
+        names, judged = _of_embeddings(model, test, names)
     else:
-        if data is None:
-            raise UsageError(
-                f"model {_name(model)}: DATA is needed to evaluate a model; expected a folder, file or named set"
-            )
-        if is_embeddings(test):
-            raise UsageError(f"--test {_name(test)}: are embeddings; expected images, as {_name(model)} is a model")
-        if isinstance(data, str) and test is None:
-            data, test = _official_splits(data)
-        if test is None and test_labels is not None:
-            raise UsageError("--test-labels: belong to the images of --test, and there are none")
-        encoder, train_images, size = open_for(model, data, labels=labels, size=size, trained=trained, max_bad=max_bad)
-        names = names or _usual(train_images.name, train_images.labels)
-        _check_labels(names, train_images.name, train_images.labels, "give --labels folders|FILE.csv")
-        if test is not None:
-            test_images = _open_test(test, labels, test_labels, opening_side(size), max_bad)
-            _check_labels(
-                names, f"--test {test_images.name}", test_images.labels, "give --test-labels folders|FILE.csv"
-            )
-            _check_sides(train_images, test_images, labels if test_labels is None else None)
-            test_images = fitting(encoder, test_images)
-        kind = _kind(model, trained)
-        table = embed(encoder, train_images, size=size, device=device)
-        if test_images is None:
-            train_x, test_x = (table.rows(ids) for ids in _split(train_images.contents))
-            if _learned_from_labels(model):
-                say(f"{_name(model)} learned from labels, perhaps from those held out here: give --test")
-        else:
-            train_x, test_x = table, embed(encoder, test_images, size=size, device=device)
-    results: dict[str, dict[str, Any]] = {}
-    for name in names:
-        if name in EVALUATIONS:
-            results[name] = EVALUATIONS[name](
-                train_x, test_x, **({"seed": seed} if name in ("linear", "few-label") else {})
-            )
-            if name == "health" and encoder is not None and train_images is not None:
-                results[name]["alignment"] = _alignment(encoder, train_images, size, seed, device)
-        elif encoder is not None and train_images is not None:
-            mine, others = train_images, test_images
-            if name in WHOLE:
-                mine = fitting(encoder, open_images(data, labels=labels, side=WHOLE_SIDE, max_bad=max_bad))
-                if test is not None:
-                    others = fitting(encoder, _open_test(test, labels, test_labels, WHOLE_SIDE, max_bad))
-            sides = tuple(mine.subset(ids) for ids in _split(mine.contents)) if others is None else (mine, others)
-            draws = Draws(seed, 0, 0, torch.from_numpy(np.array(sides[0].keys)))
-            results[name] = PROBES[name](
-                encoder, *sides, size=size, draws=draws, **({"device": device} if name in WHOLE else {})
-            )
+        names, judged = _of_model(
+            model, data, test, names, labels, test_labels, size=size, trained=trained, device=device, max_bad=max_bad
+        )
+    sides = {"train": judged.train, "test": judged.test}
+    results = {name: _measure(name, judged, seed, device) for name in names}
     return {
         "model": _name(model),
-        "kind": kind,
-        "data": _data_name(data, train_images),
-        "test_data": None if test is None else _data_name(test, test_images),
-        "train": len(train_x),
-        "test": len(test_x),
-        "labelled": {"train": _n_labelled(train_x.labels), "test": _n_labelled(test_x.labels)},
-        "images_hash": {"train": images_hash(train_x.keys), "test": images_hash(test_x.keys)},
-        "size": size,
+        "kind": judged.kind,
+        "data": judged.data,
+        "test_data": judged.test_data,
+        **{side: len(table) for side, table in sides.items()},
+        "labelled": {side: _n_labelled(table.labels) for side, table in sides.items()},
+        "images_hash": {side: images_hash(table.keys) for side, table in sides.items()},
+        "size": judged.size,
         "protocols": results,
         "verdict": describe(results),
     }
+
+
+class Judged(NamedTuple):
+    """Both sides' features and what they are of; of a model also what the probes that look at images take."""
+
+    train: Embeddings
+    test: Embeddings
+    kind: str
+    data: str
+    test_data: str | None
+    size: int
+    encoder: Encoder | None = None
+    images: ImageSet | None = None  # all that the training side was taken from
+    open_sides: Callable[[int | None], tuple[ImageSet, ImageSet]] | None = None  # kept at a side; None: as they are
+
+
+def _of_embeddings(model: Any, test: Any, names: list[str]) -> tuple[list[str], Judged]:
+    if test is not None and not is_embeddings(test):
+        raise UsageError(f"--test {_name(test)}: expected embeddings, as {_name(model)} is")
+    for name in names:
+        if name in PROBES:
+            raise UsageError(f"protocol {name}: needs a model and images; {_name(model)} holds embeddings only")
+    table, other = _table(model), None if test is None else _table(test)
+    names = names or _usual(_name(model), table.labels)
+    remedy = "embed the images again with --labels"
+    _check_labels(names, _name(model), table.labels, remedy)
+    if other is None:
+        train_x, test_x = (table.rows(ids) for ids in _split(contents_of(table.keys)))
+    else:
+        if table.x.shape[1] != other.x.shape[1]:
+            raise DataError(f"--test: has {other.x.shape[1]} dimensions, and {_name(model)} {table.x.shape[1]}")
+        _check_labels(names, f"--test {_name(test)}", other.labels, remedy)
+        _say_copies(contents_of(table.keys), contents_of(other.keys))
+        train_x, test_x = table, other
+    kind = _kind(table.meta.get("model"), bool(table.meta.get("trained", True)))
+    data = _data_name(table.meta.get("data") or _name(model), None)
+    test_data = None if other is None else _data_name(other.meta.get("data") or _name(test), None)
+    return names, Judged(train_x, test_x, kind, data, test_data, int(table.meta.get("size", 0)))
+
+
+def _of_model(
+    model: Any,
+    data: Any,
+    test: Any,
+    names: list[str],
+    labels: Any,
+    test_labels: Any,
+    *,
+    size: int | None,
+    trained: bool,
+    device: str,
+    max_bad: float | str,
+) -> tuple[list[str], Judged]:
+    if data is None:
+        raise UsageError(
+            f"model {_name(model)}: DATA is needed to evaluate a model; expected a folder, file or named set"
+        )
+    if is_embeddings(test):
+        raise UsageError(f"--test {_name(test)}: are embeddings; expected images, as {_name(model)} is a model")
+    if isinstance(data, str) and test is None:
+        data, test = _official_splits(data)
+    if test is None and test_labels is not None:
+        raise UsageError("--test-labels: belong to the images of --test, and there are none")
+    encoder, images, size = open_for(model, data, labels=labels, size=size, trained=trained, max_bad=max_bad)
+    names = names or _usual(images.name, images.labels)
+    _check_labels(names, images.name, images.labels, "give --labels folders|FILE.csv")
+    others: ImageSet | None = None
+    if test is not None:
+        others = _open_test(test, labels, test_labels, opening_side(size), max_bad)
+        _check_labels(names, f"--test {others.name}", others.labels, "give --test-labels folders|FILE.csv")
+        _check_sides(images, others, labels if test_labels is None else None)
+        others = fitting(encoder, others)
+    table = embed(encoder, images, size=size, device=device)
+    if others is None:
+        train_x, test_x = (table.rows(ids) for ids in _split(images.contents))
+        if _learned_from_labels(model):
+            say(f"{_name(model)} learned from labels, perhaps from those held out here: give --test")
+    else:
+        train_x, test_x = table, embed(encoder, others, size=size, device=device)
+
+    def open_sides(side: int | None) -> tuple[ImageSet, ImageSet]:
+        mine, theirs = images, others
+        if side is not None:
+            mine = fitting(encoder, open_images(data, labels=labels, side=side, max_bad=max_bad))
+            if others is not None:
+                theirs = fitting(encoder, _open_test(test, labels, test_labels, side, max_bad))
+        if theirs is not None:
+            return mine, theirs
+        train_ids, test_ids = _split(mine.contents)
+        return mine.subset(train_ids), mine.subset(test_ids)
+
+    test_data = None if test is None else _data_name(test, others)
+    kind = _kind(model, trained)
+    return names, Judged(train_x, test_x, kind, _data_name(data, images), test_data, size, encoder, images, open_sides)
+
+
+def _measure(name: str, judged: Judged, seed: int, device: str) -> dict[str, Any]:
+    """The figures of one protocol."""
+    encoder, images, size = judged.encoder, judged.images, judged.size
+    if name in EVALUATIONS:
+        seeded = {"seed": seed} if name in ("linear", "few-label") else {}
+        figures = EVALUATIONS[name](judged.train, judged.test, **seeded)
+        if name == "health" and encoder is not None and images is not None:
+            figures["alignment"] = _alignment(encoder, images, size, seed, device)
+        return figures
+    assert judged.open_sides is not None  # as embeddings are refused
+    train, test = judged.open_sides(WHOLE_SIDE if name in WHOLE else None)
+    draws = Draws(seed, 0, 0, torch.from_numpy(np.array(train.keys)))
+    return PROBES[name](encoder, train, test, size=size, draws=draws, **({"device": device} if name in WHOLE else {}))
 
 
 def _split(contents: Int[np.ndarray, " n"]) -> tuple[Int[np.ndarray, " m"], Int[np.ndarray, " k"]]:
