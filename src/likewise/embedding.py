@@ -103,7 +103,12 @@ def embed(
 
 def images_hash(keys: Int[np.ndarray, " n"]) -> str:
     """A hash of a set of images by their content, whatever their order and names."""
-    return hashlib.blake2b(np.sort(keys).tobytes(), digest_size=8).hexdigest()
+    return array_hash(np.sort(keys))
+
+
+def array_hash(values: Int[np.ndarray, " n"]) -> str:
+    """A hash of numbers in their order."""
+    return hashlib.blake2b(values.astype("<i8").tobytes(), digest_size=8).hexdigest()
 
 
 def weights_hash(module: torch.nn.Module) -> str:

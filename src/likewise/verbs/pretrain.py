@@ -1,7 +1,6 @@
 """The verb `pretrain`: a plan becomes a method on an encoder, and `fit` trains it into a run folder."""
 
 import fcntl
-import hashlib
 import json
 import platform
 import resource
@@ -21,7 +20,15 @@ import tomli_w
 import torch
 
 from likewise.draws import word
-from likewise.embedding import features, images_hash, load_with_config, opening_side, save_encoder, weights_hash
+from likewise.embedding import (
+    array_hash,
+    features,
+    images_hash,
+    load_with_config,
+    opening_side,
+    save_encoder,
+    weights_hash,
+)
 from likewise.encoders import External, build, normaliser
 from likewise.errors import DataError, TrainingError, UsageError
 from likewise.evaluation.health import health
@@ -221,14 +228,14 @@ def _alone_in(out: Path) -> Iterator[None]:
 
 def _order_hash(images: ImageSet) -> str:
     """Of the images' content in the order of their ids."""
-    return hashlib.blake2b(images.keys.tobytes(), digest_size=8).hexdigest()
+    return array_hash(images.keys)
 
 
 def _labels_hash(method: Method, images: ImageSet) -> str:
     """Of the labels that the method learns from, in the order of the keys; empty if it learns from none."""
     if images.labels is None or not reads_labels(type(method)):
         return ""
-    return hashlib.blake2b(images.labels[np.argsort(images.keys)].astype("<i8").tobytes(), digest_size=8).hexdigest()
+    return array_hash(images.labels[np.argsort(images.keys)])
 
 
 def _train(
