@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 import zipfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +18,20 @@ import pytest
 import torch
 import typer
 from PIL import Image
+from safetensors.torch import load_file
 from typer.testing import CliRunner, Result
 
 import likewise
 from likewise.cli import app
 from likewise.coresets import SELECTORS
-from likewise.encoders import ENCODERS
+from likewise.encoders import ENCODERS, External
+from likewise.errors import UsageError
 from likewise.evaluation import EVALUATIONS, PROBES
 from likewise.images import DATASETS
 from likewise.methods import METHODS
+from likewise.relations import from_labels
+from likewise.types import DataInfo
+from likewise.views import RECIPES
 
 FAST = ["--steps", "4", "--batch-size", "8", "--size", "16", "--set", "width=8", "--set", "precision=fp32"]
 
@@ -272,7 +278,83 @@ def test_an_encoder_that_was_an_object_says_how_to_load_it(photos: Path, tmp_pat
     settings: dict[str, Any] = {"steps": 2, "batch_size": 8, "size": 16, "precision": "fp32"}
     likewise.pretrain(str(photos), out=tmp_path / "run", encoder=net, **settings)
     assert "likewise.load" not in (tmp_path / "run" / "README.md").read_text()
-    assert "was an object" in refusal(2, "embed", tmp_path / "run", photos, "--out", tmp_path / "emb")
+    line = refusal(2, "embed", tmp_path / "run", photos, "--out", tmp_path / "emb")
+    assert "was an object" in line
+    assert "External(module, images.info(size))" in line
+    encoder = External(net, DataInfo(24, 3, 16))
+    encoder.load_state_dict(load_file(tmp_path / "run" / "model.safetensors"))  # as it says
+    assert likewise.embed(encoder, str(photos), size=16).x.shape == (24, 64)
+    for wrong in (net, 5):
+        with pytest.raises(UsageError, match=f"model: got {type(wrong).__name__}; expected a run"):
+            likewise.embed(wrong, str(photos), size=16)
+        with pytest.raises(UsageError, match="model: got"):
+            likewise.evaluate(wrong, str(photos), size=16)
+    with pytest.raises(UsageError, match="size: needed with an encoder object"):
+        likewise.embed(encoder, str(photos))
+
+
+def test_a_size_that_is_not_given_is_that_of_the_run(trained: tuple[Path, dict[str, Any]], photos: Path) -> None:
+    found = [likewise.embed(trained[0], str(photos), size=size).x for size in (None, 16, 8)]
+    assert np.array_equal(found[0], found[1])
+    assert not np.array_equal(found[0], found[2])
+
+
+def test_what_no_run_wrote_is_one_line(photos: Path, trained: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    shutil.copytree(trained[0], tmp_path / "hub")
+    (tmp_path / "hub" / "config.json").write_text('{"architectures": ["ViTModel"]}')
+    assert "lacks encoder, so that likewise did not write it" in refusal(
+        3, "embed", tmp_path / "hub", photos, "--out", tmp_path / "emb"
+    )
+    answer("embed", trained[0], photos, "--out", tmp_path / "emb", "--quiet")
+    whole = {name: (tmp_path / "emb" / name).read_bytes() for name in ("x.npy", "meta.json")}
+    for name, content in whole.items():
+        (tmp_path / "emb" / name).write_bytes(content[:-20])
+        for verb in (("select", tmp_path / "emb", "--out", tmp_path / "sel"), ("evaluate", tmp_path / "emb")):
+            assert name in refusal(3, *verb)
+        (tmp_path / "emb" / name).write_bytes(content)
+
+
+def test_a_result_that_cannot_be_kept_is_told_all_the_same(
+    photos: Path, trained: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    shutil.copytree(trained[0], tmp_path / "run")
+    (tmp_path / "run" / "evaluation.jsonl").unlink(missing_ok=True)
+    (tmp_path / "run" / "evaluation.jsonl").mkdir()
+    told = run("evaluate", tmp_path / "run", photos, "--protocol", "health", "--json")
+    assert json.loads(told.stdout)["protocols"]["health"]["images"] > 0
+    assert "the result is not added (is a directory)" in told.stderr
+
+
+def test_memory_that_is_not_there_is_one_line(photos: Path, tmp_path: Path) -> None:
+    assert "out of memory" in refusal(
+        1, "pretrain", photos, "--out", tmp_path / "run", *FAST[:6], "--set", "width=200000"
+    )
+
+
+def test_what_a_run_was_begun_with_cannot_be_taken_back(photos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    answer("pretrain", photos, "--out", out, *FAST, "--set", "clip=1.0", "--quiet")
+    resumed = ("pretrain", photos, "--out", out, *FAST, "--resume")
+    assert "clip=None: the run" in refusal(2, *resumed, "--set", "clip=none")
+    assert answer(*resumed, "--quiet")["steps"] == 4
+    relations = [from_labels(torch.arange(24) % n) for n in (2, 3)]
+    settings: dict[str, Any] = {"method": "drlim", "steps": 2, "batch_size": 8, "size": 16, "precision": "fp32"}
+    likewise.pretrain(str(photos), out=tmp_path / "drlim", relation=relations[0], **settings)
+    again = partial(likewise.pretrain, str(photos), out=tmp_path / "drlim", resume=True)
+    for other in (relations[1], None):
+        with pytest.raises(UsageError, match="begun with other objects"):
+            again(relation=other)
+    assert again(relation=relations[0])["steps"] == 2
+    settings["method"] = METHODS["simclr"]
+    made = likewise.pretrain(str(photos), out=tmp_path / "x", **settings)
+    assert made["method"] == "likewise.methods.simclr:SimCLR"
+    assert likewise.pretrain(str(photos), out=tmp_path / "x", resume=True, **settings)["steps"] == 2
+
+
+def test_resume_and_overwrite_are_not_asked_for_together(photos: Path, tmp_path: Path) -> None:
+    assert "expected one of them" in refusal(
+        2, "pretrain", photos, "--out", tmp_path / "run", *FAST, "--resume", "--overwrite"
+    )
 
 
 def test_select_from_a_run_on_patches(photos: Path, tmp_path: Path) -> None:
@@ -373,6 +455,7 @@ def test_scan_answers(photos: Path, tmp_path: Path) -> None:
         ("selectors", SELECTORS),
         ("evaluations", {**EVALUATIONS, **PROBES}),
         ("datasets", DATASETS),
+        ("views", RECIPES),
     ],
 )
 def test_list_answers(kind: str, table: dict[str, Any]) -> None:

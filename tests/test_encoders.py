@@ -11,7 +11,7 @@ from torch import nn
 from likewise.encoders import ENCODERS, ConvNet, External, Normalise, Pixels, ViT, build
 from likewise.encoders.vit import positions
 from likewise.errors import UsageError
-from likewise.types import DataInfo
+from likewise.types import DataInfo, Encoder
 
 RGB = DataInfo(n_images=8, channels=3, size=32)
 
@@ -320,6 +320,29 @@ def test_build_imports_a_class_by_its_path():
     assert isinstance(encoder, External)
     assert encoder.dim == 5 * 16
     assert encoder(images()).shape == (4, 80)
+
+
+class Own(Encoder):
+    """As encoders here are: it takes `data`, and normalises itself."""
+
+    def __init__(self, data, *, width=4):
+        super().__init__()
+        self.normalise, self.dim = Normalise(data.channels), width
+        self.net = nn.Conv2d(data.channels, width, data.size)
+
+    def forward(self, images):
+        return self.net(self.normalise(images)).flatten(1)
+
+
+def bare():
+    return nn.Sequential(Normalise(3), nn.Conv2d(3, 4, 4, 4))
+
+
+def test_an_encoder_that_names_data_is_given_it():
+    made = build(f"{__name__}:Own", RGB, width=6)
+    assert (type(made), made.dim, made(images()).shape) == (Own, 6, (4, 6))
+    with pytest.raises(UsageError, match="has a Normalise of its own, and would be given another"):
+        build(f"{__name__}:bare", RGB)
 
 
 def test_an_encoder_from_elsewhere_is_taken_as_it_is():

@@ -188,6 +188,16 @@ def test_constant_channels_do_no_harm(digits):
     assert linear(more(train), more(test))["accuracy"] == pytest.approx(linear(train, test)["accuracy"], abs=0.005)
 
 
+def test_words_say_when_test_images_are_few():
+    told = {"knn": {"accuracy": 0.333}, "health": {"rankme": 60.2, "dim": 256, "collapsed": False}}
+    few = (
+        "k-NN finds the right class for 33 % of the held-out images. Of only 4 such images, chance moves a share by up"
+    )
+    assert describe(told, 4).startswith(f"{few} to 50 points. The features use")
+    assert describe(told, 400) == describe(told)
+    assert "chance" not in describe({"health": told["health"]}, 4)
+
+
 def test_few_labels(digits):
     one = few_label(*digits)
     assert one["labels"] == 10

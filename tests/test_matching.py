@@ -718,6 +718,12 @@ def test_pairs_that_were_half_made_are_made_again(tmp_path, china, monkeypatch):
     assert len(again["pairs"]) == 2 * 24
     n = len(made)
     assert likewise.match("pixels", pairs, make_from=images, out=out, resume=True)["map"] == again["map"]
+    with pytest.raises(UsageError, match=r"the pairs .* have seed=0, not 7"):
+        likewise.match("pixels", pairs, make_from=images, out=tmp_path / "other", resume=True, seed=7)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "settings.json").write_text("{}")
+    with pytest.raises(UsageError, match=r"holds settings.json, but is no match that likewise made"):
+        likewise.match("pixels", pairs, make_from=images, out=tmp_path / "mine", resume=True)
     assert len(made) == n
-    with pytest.raises(UsageError, match=r"was begun with seed=0, not 1$"):
+    with pytest.raises(UsageError, match=r"have seed=0, not 1; choose others$"):
         likewise.match("pixels", pairs, make_from=images, out=out, resume=True, seed=1)

@@ -4,6 +4,7 @@ import gzip
 import itertools
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from likewise.cli import app
 from likewise.errors import DataError, UsageError
 from likewise.files import append_line, read_lines
 from likewise.images import norb
-from likewise.papers import DECIDES, PAPERS, drlim, measures
+from likewise.papers import DECIDES, PAPERS, drlim, measures, parts
 from likewise.papers.airplane import rendered
 from likewise.papers.parts import check, mean_and_spread, part, table
 from likewise.verbs import reproduce as verb
@@ -181,6 +182,26 @@ def test_a_part_is_done_once(tmp_path: Path) -> None:
     assert len(calls) == 1
 
 
+def test_a_part_that_was_stopped_counts_its_attempts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = SimpleNamespace(now=0.0)
+    monkeypatch.setattr(
+        parts, "time", SimpleNamespace(perf_counter=lambda: clock.now, process_time=lambda: clock.now / 2)
+    )
+
+    def make(seconds: float, stopped: bool) -> dict[str, Any]:
+        clock.now += seconds
+        if stopped:
+            raise KeyboardInterrupt
+        return {}
+
+    for seconds in (3, 4):
+        with pytest.raises(KeyboardInterrupt):
+            part(tmp_path, "one", lambda: make(seconds, True))  # noqa: B023
+    made = part(tmp_path, "one", lambda: make(5, False))
+    assert (made["seconds"], made["processor_seconds"]) == (12, 6)
+    assert [file.name for file in (tmp_path / "parts").iterdir()] == ["one.json"]
+
+
 def test_checks_and_tables() -> None:
     assert check("a", "b", 0.2, "<", 0.3) == {"id": "a", "what": "b", "value": 0.2, "bar": "< 0.3", "ok": True}
     assert not check("a", "b", float("nan"), "<", 0.3)["ok"]
@@ -242,6 +263,13 @@ def test_wrong_papers_and_budgets(tmp_path: Path) -> None:
         verb.reproduce("drlin", tmp_path / "out")
     with pytest.raises(UsageError, match="--budget gpu: expected cpu or full"):
         verb.reproduce("drlim", tmp_path / "out", budget="gpu")
+    for seed in (-1, 2**32):
+        with pytest.raises(UsageError, match=f"--seed {seed}: expected a whole number from 0"):
+            verb.reproduce("drlim", tmp_path / "out", seed=seed)
+    (tmp_path / "README.md").write_text("mine")
+    with pytest.raises(UsageError, match=r"holds README\.md, but is no reproduction that likewise made"):
+        verb.reproduce("drlim", tmp_path, resume=True)
+    assert (tmp_path / "README.md").read_text() == "mine"
     assert all(callable(paper) for paper in PAPERS.values())
 
 

@@ -1,6 +1,7 @@
 """Seed patches: where they are drawn, what is kept around them, what can give none."""
 
 import inspect
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,6 +10,8 @@ from scipy import stats
 
 from likewise import progress
 from likewise.draws import Draws
+from likewise.embedding import features
+from likewise.encoders import Pixels
 from likewise.errors import DataError, UsageError
 from likewise.images import open_images, patches
 from likewise.images.patches import CONTEXT, gradient
@@ -84,6 +87,16 @@ def test_the_view_of_a_patch_without_transformations_is_the_seed():
     assert (len(view.geometry), view.colour) == (1, ())
     seen = view(made.source(ids), Draws(0, 0, 0, torch.from_numpy(made.keys)))
     torch.testing.assert_close(seen, made.source(ids).pixels[:, :, 20:52, 20:52] / 255, atol=1e-5, rtol=0)
+
+
+def test_features_of_a_patch_are_those_of_the_patch_alone():
+    """And not of what is kept around it."""
+    made = patches(open_images(noise(2, 80, 80, 3)), 6, size=32, scales=(1.0,))
+    alone = open_images(made.source(np.arange(6)).pixels[:, :, 20:52, 20:52])
+    encoder = Pixels(made.info(32))
+    seen, expected = (features(encoder, images, 32) for images in (made.subset(np.arange(5)), alone))
+    np.testing.assert_allclose(seen, expected[:5], atol=1e-4)
+    assert np.abs(features(encoder, replace(made, context=1.0), 32) - expected).mean() > 0.1  # the mutant
 
 
 def test_what_lies_around_a_patch_is_enough_for_the_transformations():

@@ -20,6 +20,7 @@ from likewise.cli import app
 from likewise.errors import DataError, UsageError
 from likewise.report.folders import read_folders
 from likewise.report.sections import Thumbs, coreset
+from likewise.types import Selection
 from likewise.verbs.ids import read_ids
 from likewise.verbs.select import choose
 
@@ -197,6 +198,56 @@ def test_resume_of_a_finished_selection_compares_what_was_chosen_and_copies(phot
     (copies / "mine.png").write_bytes(b"")
     with pytest.raises(UsageError, match=r"--copy-to .*: holds mine.png, which is none of these picks"):
         choose(emb, sel, budget=5, chosen=tmp_path / "s1", resume=True, copy_to=copies)
+
+
+def test_resume_of_a_finished_selection_knows_its_features_by_their_content(photos, tmp_path):
+    emb, sel = embedded(photos, tmp_path / "emb"), tmp_path / "sel"
+    first = choose(emb, sel, budget=5)
+    emb.rename(tmp_path / "moved")
+    assert choose(tmp_path / "moved", sel, budget=5, resume=True) == first
+    embedded(photos.with_suffix(".txt"), emb)
+    with pytest.raises(UsageError, match="holds a finished selection from other features"):
+        choose(emb, sel, budget=5, resume=True)
+    x = np.random.default_rng(0).normal(size=(30, 4))
+    np.save(tmp_path / "x.npy", x)
+    choose(tmp_path / "x.npy", tmp_path / "array", budget=5)
+    np.save(tmp_path / "x.npy", x + 1)
+    with pytest.raises(UsageError, match="from other features"):
+        choose(tmp_path / "x.npy", tmp_path / "array", budget=5, resume=True)
+
+
+def test_what_is_wrong_is_said_before_images_are_embedded(photos, tmp_path, monkeypatch):
+    monkeypatch.setattr("likewise.verbs.select._features", None)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "a.txt").write_text("")
+    for places in ({"out": tmp_path / "mine"}, {"out": tmp_path / "sel", "copy_to": tmp_path / "mine"}):
+        with pytest.raises(UsageError, match="not empty"):
+            choose(tmp_path / "emb", **places)
+    assert not (tmp_path / "sel").exists()
+
+
+def every(x, budget, *, seed, memory, chosen, step: int = 1):
+    ids = np.arange(0, len(x), step)[:budget]
+    return Selection(ids, np.zeros(len(ids)))
+
+
+def test_a_selector_of_ones_own_is_found_by_its_path(photos, tmp_path):
+    emb = embedded(photos, tmp_path / "emb")
+    own = {"method": f"{__name__}:every", "budget": 4, "options": {"step": "3"}}
+    first = choose(emb, tmp_path / "sel", **own)
+    assert [row["id"] for row in picked(tmp_path / "sel")] == ["0", "3", "6", "9"]
+    assert choose(emb, tmp_path / "sel", resume=True, **own) == first
+    with pytest.raises(UsageError, match=r"expected 'package\.module:Class'"):
+        choose(emb, tmp_path / "sel", **{**own, "method": f"{__name__}:none"})
+
+
+def test_select_says_when_a_run_never_had_these_images(photos, tmp_path, capsys, monkeypatch):
+    (tmp_path / "ids").write_text("\n".join(map(str, range(12))))
+    settings = {"steps": 2, "batch_size": 8, "size": 8, "precision": "fp32", "width": 8}
+    likewise.pretrain(str(photos), out=tmp_path / "run", subset=tmp_path / "ids", max_bad=1.0, **settings)
+    monkeypatch.setattr("likewise.progress.QUIET", False)
+    choose(tmp_path / "run", tmp_path / "sel", budget=3)
+    assert "was trained on 12 images" in capsys.readouterr().err
 
 
 def test_resume_says_when_it_starts_over(tmp_path):

@@ -1,7 +1,7 @@
 """Image self-supervised learning and coreset search in one small tool.
 
-The verbs are here: open_images, pretrain, embed, evaluate, match, select, write_report, and load for what a run has
-learned. Names are imported when they are first used, so that `import likewise` costs nothing.
+The verbs are here: open_images, scan, pretrain, embed, evaluate, match, select, write_report, and load for what a run
+has learned. Names are imported when they are first used, so that `import likewise` costs nothing.
 """
 
 from importlib import import_module

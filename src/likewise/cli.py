@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import sys
 import textwrap
 from collections.abc import Callable, Collection, Iterator
@@ -32,6 +33,7 @@ class Kind(StrEnum):
     selectors = "selectors"
     evaluations = "evaluations"
     datasets = "datasets"
+    views = "views"
 
 
 Data = Annotated[
@@ -56,14 +58,20 @@ def pretrain(
         str | None, typer.Option(help="See `likewise list methods`; simclr unless a recipe says.")
     ] = None,
     encoder: Annotated[str | None, typer.Option(help="See `likewise list encoders`, or package.module:Class.")] = None,
-    epochs: Annotated[float | None, typer.Option()] = None,
-    steps: Annotated[int | None, typer.Option()] = None,
+    epochs: Annotated[float | None, typer.Option(help="How long: this, steps or minutes; else as METHOD says.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Batches to train on.")] = None,
     minutes: Annotated[float | None, typer.Option(help="Turned into steps by timing a few.")] = None,
-    batch_size: Annotated[int | None, typer.Option()] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Images a step; else as the method says.")] = None,
     size: Size = None,
     seed: Seed = None,
     recipe: Annotated[Path | None, typer.Option(help="A TOML file of settings.")] = None,
-    set_: Annotated[list[str] | None, typer.Option("--set", help="key=value, any setting; may be repeated.")] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            help="temperature=0.2, views=multi-crop, or any setting; may be repeated. An unknown one lists them all.",
+        ),
+    ] = None,
     labels: Labels = None,
     subset: Annotated[Path | None, typer.Option(help="Train only on these: a selection, or a file of ids.")] = None,
     patches: Annotated[
@@ -85,6 +93,7 @@ def pretrain(
 ) -> None:
     """Learn an encoder from images without labels."""
     with answer(as_json, quiet) as reply:
+        _one_of(resume, overwrite)
         from likewise.verbs.pretrain import pretrain as run
 
         given = {
@@ -203,16 +212,20 @@ def evaluate(
             raise UsageError(f"--baselines: {model} holds embeddings; expected a model and DATA")
         if baselines and untrained:
             raise UsageError("--baselines: the untrained encoder is one of them; leave out --untrained")
+        keeps = model != PIXELS and not untrained  # each result as soon as it is there
         result = run(model, data, size=size, trained=not untrained, **options)
-        others = {"pixels": run("pixels", data, **options)} if baselines else {}
-        if baselines and model != PIXELS:
-            others["untrained"] = run(model, data, size=size, trained=False, **options)
-        if model != PIXELS and not untrained:
-            for name, other in others.items():
-                append(Path(model), {**other, "model": name})
+        if keeps:
             append(Path(model), result)
         if baselines:
-            result["baselines"] = {name: other["protocols"] for name, other in others.items()}
+            others: dict[str, tuple[str, dict[str, Any]]] = {"pixels": (PIXELS, {})}
+            if model != PIXELS:
+                others["untrained"] = model, {"size": size, "trained": False}
+            result["baselines"] = {}
+            for name, (other, how) in others.items():
+                judged = run(other, data, **how, **options)
+                if keeps:
+                    append(Path(model), {**judged, "model": name})
+                result["baselines"][name] = judged["protocols"]
         reply(result, lambda: _evaluation(result))
 
 
@@ -222,7 +235,9 @@ def select(
         str, typer.Argument(help="An embeddings folder, a run, or an .npy file.", metavar="EMB|RUN|FILE.npy")
     ],
     out: Annotated[Path, typer.Option(help="The selection folder.")],
-    method: Annotated[str, typer.Option(help="See `likewise list selectors`.")] = "k-center",
+    method: Annotated[
+        str, typer.Option(help="See `likewise list selectors`, or package.module:function.")
+    ] = "k-center",
     budget: Annotated[str, typer.Option(help="A share (10%) or a number of images.")] = "10%",
     chosen: Annotated[Path | None, typer.Option(help="Picked already: a selection, or a file of ids.")] = None,
     target: Annotated[
@@ -243,7 +258,7 @@ def select(
     data: Annotated[
         str | None, typer.Option(help="The images, if they are not where they were, or for an .npy.")
     ] = None,
-    dry_run: Annotated[bool, typer.Option(help="Say what it would cost, and select nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it would cost, and select nothing.")] = False,
     resume: Annotated[
         bool,
         typer.Option(
@@ -256,6 +271,7 @@ def select(
 ) -> None:
     """Find the images that matter: a coreset."""
     with answer(as_json, quiet) as reply:
+        _one_of(resume, overwrite)
         from likewise.types import usable_device
         from likewise.verbs.select import choose
 
@@ -307,6 +323,7 @@ def match_(
 ) -> None:
     """Compare descriptors on pairs of images with known homographies."""
     with answer(as_json, quiet) as reply:
+        _one_of(resume, overwrite)
         from likewise.types import usable_device
         from likewise.verbs.match import match as run
 
@@ -372,7 +389,7 @@ def scan(
 
 @app.command("list")
 def list_(kind: Annotated[Kind, typer.Argument()], as_json: Json = False) -> None:
-    """What there is: methods, encoders, selectors, evaluations, datasets."""
+    """What there is: methods, encoders, selectors, evaluations, datasets, recipes of views."""
     with answer(as_json, quiet=True) as reply:
         from likewise.verbs.catalogue import catalogue
 
@@ -384,7 +401,7 @@ def list_(kind: Annotated[Kind, typer.Argument()], as_json: Json = False) -> Non
 def reproduce(
     paper: Annotated[str, typer.Argument(help="drlim, exemplar or methods.", metavar="PAPER")],
     out: Annotated[Path, typer.Option(help="The folder of results, figures and a page.")],
-    budget: Annotated[str, typer.Option(help="cpu (minutes on 2 cores) or full.")] = "cpu",
+    budget: Annotated[str, typer.Option(help="cpu (on 2 cores: drlim minutes, the others hours) or full.")] = "cpu",
     set_: Annotated[list[str] | None, typer.Option("--set", help="key=value, to run a part of it.")] = None,
     seed: Seed = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with what is in --out.")] = False,
@@ -394,6 +411,7 @@ def reproduce(
 ) -> None:
     """Run a paper's experiments again, and check its claims."""
     with answer(as_json, quiet) as reply:
+        _one_of(resume, overwrite)
         from likewise.verbs.reproduce import reproduce as run
 
         options = _settings(set_ or [], {})
@@ -412,6 +430,7 @@ def demo(
 ) -> None:
     """The whole pipeline on bundled digits, offline, in about two minutes."""
     with answer(as_json, quiet) as reply:
+        _one_of(resume, overwrite)
         from likewise.verbs.demo import demo as run
 
         result = run(out, seed=seed or 0, resume=resume, overwrite=overwrite)
@@ -444,6 +463,11 @@ def answer(as_json: bool, quiet: bool) -> Iterator[Callable[[dict[str, Any], Cal
         raise typer.Exit(130) from None
     except BrokenPipeError:
         raise typer.Exit(0) from None
+    except (MemoryError, RuntimeError) as error:  # torch has no error of its own for the processor's memory
+        if not (isinstance(error, MemoryError) or re.search("(out of|not enough) memory", str(error))):
+            raise
+        print("likewise: out of memory; a smaller batch_size, size or encoder takes less", file=sys.stderr)
+        raise typer.Exit(1) from None
     except OSError as error:  # a full disk, a file that went away: what was written before is whole
         if error.errno is None:
             raise
@@ -456,6 +480,11 @@ def main() -> None:
     logging.basicConfig(level=logging.WARNING)
     sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # names of files are any bytes
     app()
+
+
+def _one_of(resume: bool, overwrite: bool) -> None:
+    if resume and overwrite:
+        raise UsageError("--resume goes on with what --overwrite would delete; expected one of them")
 
 
 def _settings(pairs: list[str], given: dict[str, Any], flags: Collection[str] = ()) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """From an encoder and images to an embeddings folder; and the encoder itself, saved and loaded."""
 
 import hashlib
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -19,11 +20,13 @@ from likewise.files import new_folder, read_json, write_bytes, write_json, write
 from likewise.images import ImageSet, open_images
 from likewise.memory import keep_freed_memory
 from likewise.progress import bar
-from likewise.types import DataInfo, Embeddings, Encoder
-from likewise.views import View
+from likewise.types import DataInfo, Embeddings, Encoder, in_eval_mode
+from likewise.views import Scale, View
 
 N_THUMBS, THUMB_SIDE = 2_000, 48
 EMBEDDINGS_FILES = ("x.npy", "items.csv", "meta.json", "thumbs", "evaluation.jsonl")
+OBJECT = "likewise.encoders.External(module, images.info(size))"  # what pretrain makes of a module
+CONFIG = ("encoder", "arguments", "channels", "size", "n_images")  # what config.json holds at least
 PICKLES = (".pt", ".pth", ".ckpt", ".pkl", ".bin")
 
 
@@ -39,27 +42,27 @@ def opening_side(size: int) -> int:
 def features(
     encoder: Encoder, images: ImageSet, size: int, *, device: torch.device | str = "cpu", batch_size: int = 256
 ) -> Float[np.ndarray, "n d"]:
-    """What the encoder, in evaluation mode, says of each image's largest centred square at `size` pixels."""
+    """What the encoder, in evaluation mode, says of each image's largest centred square at `size` pixels; of a patch
+    with its surroundings, of the patch."""
     keep_freed_memory()
-    device, view = torch.device(device), View(size)
+    patch = () if images.context == 1 else (Scale((1 / images.context,) * 2),)
+    device, view = torch.device(device), View(size, patch)
     x = np.empty((len(images), encoder.dim), np.float32)
-    training = encoder.training
-    encoder.eval().to(device)
-    with torch.inference_mode(), bar("embed", len(images)) as progress:
+    encoder.to(device)
+    with in_eval_mode(encoder), torch.inference_mode(), bar("embed", len(images)) as progress:
         for start in range(0, len(images), batch_size):
             ids = np.arange(start, min(start + batch_size, len(images)))
             draws = Draws(0, 0, 0, torch.from_numpy(images.keys[ids]).to(device))
             x[ids] = encoder(view(images.source(ids).to(device), draws)).float().cpu().numpy()
             progress.update(int(ids[-1]) + 1)
-    encoder.train(training)
     return x
 
 
 def embed(
-    encoder: Encoder | Path | str,
+    encoder: Any,
     images: Any,
     *,
-    size: int,
+    size: int | None = None,
     out: Path | str | None = None,
     overwrite: bool = False,
     device: str = "cpu",
@@ -68,13 +71,17 @@ def embed(
 ) -> Embeddings:
     """Embeddings of `images`, row i for image i; written to the folder `out` when one is given.
 
-    `encoder` may be the folder that one was saved in, and `images` anything that `open_images` takes: it is opened with
-    `side=opening_side(size)`, as the command line does it.
+    `encoder` may be the folder that one was saved in, whose `size` (pixels) is then taken unless another is asked for;
+    `images` is anything that `open_images` takes: it is opened with `side=opening_side(size)`, as by the command line.
     `about` goes into the folder's meta.json. Non-finite features are refused with a DataError.
     """
     if batch_size < 1:
         raise UsageError(f"batch_size={batch_size}: expected at least 1")
-    encoder = encoder if isinstance(encoder, Encoder) else load(encoder)
+    if not isinstance(encoder, Encoder):
+        encoder, config = load_with_config(encoder)
+        size = config["size"] if size is None else size
+    if size is None:
+        raise UsageError("size: needed with an encoder object, in pixels")
     images = images if isinstance(images, ImageSet) else open_images(images, side=opening_side(size))
     folder = new_folder(out, "embeddings", EMBEDDINGS_FILES, overwrite=overwrite) if out is not None else None
     started = time.perf_counter()
@@ -129,7 +136,7 @@ def save_encoder(folder: Path, encoder: Encoder, config: dict[str, Any], readme:
     write_json(folder / "config.json", config)
 
 
-def load(folder: Path | str, *, trained: bool = True) -> Encoder:
+def load(folder: Any, *, trained: bool = True) -> Encoder:
     """The encoder of a run or of any folder with model.safetensors and config.json, in evaluation mode.
 
     With `trained=False` its weights are those before training, but for the pixels' mean and deviation.
@@ -139,8 +146,18 @@ def load(folder: Path | str, *, trained: bool = True) -> Encoder:
     return encoder
 
 
-def load_with_config(folder: Path | str, *, trained: bool = True) -> tuple[Encoder, dict[str, Any]]:
+def load_with_config(folder: Any, *, trained: bool = True) -> tuple[Encoder, dict[str, Any]]:
     """The encoder and its config.json: encoder, arguments, channels, size, seed."""
+    if not isinstance(folder, str | os.PathLike):
+        what = type(folder).__name__
+        raise UsageError(
+            f"model: got {what}; expected a run, a saved encoder, 'pixels' or an Encoder"
+            + (
+                f": likewise.encoders.External({what}(..), images.info(size)) makes one of a module"
+                if isinstance(folder, torch.nn.Module)
+                else ""
+            )
+        )
     folder = Path(folder)
     if folder.suffix.lower() in PICKLES:
         raise UsageError(
@@ -152,10 +169,16 @@ def load_with_config(folder: Path | str, *, trained: bool = True) -> tuple[Encod
         what = "no such folder" if not folder.exists() else "has no model.safetensors with config.json"
         raise DataError(f"model {folder}: {what}; expected a run folder, a saved encoder, or 'pixels'")
     config = read_json(folder / "config.json")
+    lacking = [key for key in CONFIG if key not in config] if isinstance(config, dict) else list(CONFIG)
+    if lacking:
+        raise DataError(
+            f"model {folder}: its config.json lacks {lacking[0]}, so that likewise did not write it; expected a run"
+        )
     if config.get("object"):
         raise UsageError(
-            f"model {folder}: its encoder was an object, of the class {config['encoder']}; make it again, give it "
-            "the tensors of model.safetensors (safetensors.torch.load_file), and pass it with size="
+            f"model {folder}: its encoder was an object, of the class {config['encoder']}; make it again as "
+            f"{OBJECT}, give that the tensors of model.safetensors (load_state_dict(safetensors.torch.load_file(..))), "
+            f"and pass it with size={config['size']}"
         )
     data = DataInfo(config["n_images"], config["channels"], config["size"])
     with torch.random.fork_rng(devices=[]):  # the caller's draws go on as if nothing had been drawn here
@@ -164,12 +187,20 @@ def load_with_config(folder: Path | str, *, trained: bool = True) -> tuple[Encod
     try:
         weights = load_file(folder / "model.safetensors")
         if not trained:
-            start = encoder if config.get("init_from") is None else load(config["init_from"])
+            start = encoder if config.get("init_from") is None else _first(folder, config["init_from"])
             weights = {**start.state_dict(), **{k: v for k, v in weights.items() if k.startswith("normalise.")}}
         encoder.load_state_dict(weights)
     except (SafetensorError, RuntimeError) as error:
         raise DataError(f"{folder / 'model.safetensors'}: does not fit its config.json ({error})") from None
     return encoder.eval(), config
+
+
+def _first(folder: Path, init_from: str) -> Encoder:
+    """What a run began from."""
+    try:
+        return load(init_from)
+    except DataError as error:
+        raise DataError(f"model {folder}: began from {init_from}, so that untrained it is that; {error}") from None
 
 
 def _save_thumbs(images: ImageSet, folder: Path) -> None:

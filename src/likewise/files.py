@@ -61,9 +61,16 @@ def new_folder(
 
 
 def claim(path: Path | str, kind: str, *, overwrite: bool = False, argument: str = "--out") -> Path:
-    """A folder marked as likewise's of a `kind`: a new one, or with `overwrite` one marked so.
+    """A folder marked as likewise's of a `kind`: a new one, or with `overwrite` one marked so. Nothing is deleted."""
+    path, made = check_claim(path, kind, overwrite=overwrite, argument=argument)
+    _make(path, argument, "" if made == kind else kind)  # a mark that is there may be locked: it stays the same file
+    return path
 
-    Nothing is deleted. What is there without the mark is somebody else's (images, it may be), and refused.
+
+def check_claim(path: Path | str, kind: str, *, overwrite: bool = False, argument: str = "--out") -> tuple[Path, str]:
+    """Whether a folder can be claimed, without a trace: the path and the mark that is there, or a UsageError.
+
+    What is there without the mark is somebody else's (images, it may be), and refused.
     """
     path = Path(path)
     if path.exists() and not path.is_dir():
@@ -80,18 +87,23 @@ def claim(path: Path | str, kind: str, *, overwrite: bool = False, argument: str
                 f"{argument} {path}: holds {content[0]}, but is no {kind} that likewise made; nothing was changed, "
                 "choose another folder"
             )
-    _make(path, argument, "" if made == kind else kind)  # a mark that is there may be locked: it stays the same file
-    return path
+    return path, made
 
 
 def empty_folder(path: Path | str, argument: str) -> Path:
     """A folder for the user's own images, without a mark; one with content is refused."""
+    path = check_empty(path, argument)
+    _make(path, argument)
+    return path
+
+
+def check_empty(path: Path | str, argument: str) -> Path:
+    """A path that is no folder yet or an empty one, or a UsageError."""
     path = Path(path)
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise UsageError(
             f"{argument} {path}: {'is not empty' if path.is_dir() else 'is a file'}; expected a new folder"
         )
-    _make(path, argument)
     return path
 
 
@@ -103,6 +115,16 @@ def read_json(path: Path) -> Any:
         raise DataError(f"{path}: no such file") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: is not valid JSON ({error})") from None
+
+
+def read_array(path: Path) -> "np.ndarray":
+    """An .npy file, memory-mapped, or a DataError that names it."""
+    import numpy as np
+
+    try:
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise DataError(f"{path}: is not an array that can be read ({error})") from None
 
 
 def read_lines(path: Path) -> list[Any]:

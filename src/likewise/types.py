@@ -1,4 +1,4 @@
-"""The nouns that the rest of the package passes around. Nothing here imports from elsewhere in it but `draws`."""
+"""The nouns that the rest of the package passes around. It imports the base alone."""
 
 import csv
 import json
@@ -6,7 +6,7 @@ import math
 import tomllib
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType, NoneType, UnionType
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from likewise.draws import Draws
 from likewise.errors import DataError, UsageError
-from likewise.files import write, write_array, write_json, write_text
+from likewise.files import read_array, read_json, write, write_array, write_json, write_text
 
 Images = Float[Tensor, "b c h w"]  # in [0, 1], on the device
 Crops = Sequence[Float[Tensor, "b c _ _"]]  # views of the same images, not all of one size
@@ -45,6 +45,18 @@ class Encoder(nn.Module):
     """
 
     dim: int
+
+
+@contextmanager
+def in_eval_mode(module: nn.Module) -> Iterator[None]:
+    """Evaluate, and put every part back into the mode it was in."""
+    modes = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, mode in modes:
+            part.training = mode
 
 
 @dataclass(frozen=True)
@@ -142,8 +154,10 @@ class Embeddings:
             self.meta,
         )
 
-    def save(self, folder: Path) -> Path:
-        """Write x.npy, items.csv and meta.json into an existing folder, meta.json last."""
+    def save(self, folder: Path | str) -> Path:
+        """Write x.npy, items.csv and meta.json into a folder, made if it is missing; meta.json last."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
         write_array(folder / "x.npy", np.ascontiguousarray(self.x, dtype=np.float32))
         write(folder / "items.csv", lambda file: file.writelines(line.encode() for line in self._items()))
         classes = list(self.classes) if self.classes else None
@@ -159,7 +173,7 @@ class Embeddings:
             yield f"{i},{int(key)},{_quote(path)},{_quote(label)}\n"
 
     @classmethod
-    def load(cls, folder: Path) -> "Embeddings":
+    def load(cls, folder: Path | str) -> "Embeddings":
         """Read a folder that `save` wrote; `x` is memory-mapped.
 
         Labels that are whole numbers without names of classes stay these numbers; others are numbered.
@@ -168,8 +182,7 @@ class Embeddings:
         for name in ("x.npy", "items.csv", "meta.json"):
             if not (folder / name).is_file():
                 raise DataError(f"{folder} is not an embeddings folder: {name} is missing")
-        meta = json.loads((folder / "meta.json").read_text())
-        x = np.load(folder / "x.npy", mmap_mode="r", allow_pickle=False)
+        meta, x = read_json(folder / "meta.json"), read_array(folder / "x.npy")
         keys, paths, named, names = array("q"), list[str](), array("q"), dict[str, int]()
         with open(folder / "items.csv", newline="", encoding="utf-8") as file:
             for item in csv.DictReader(file):
@@ -201,8 +214,10 @@ class Selection:
     def __len__(self) -> int:
         return len(self.indices)
 
-    def save(self, folder: Path, paths: Sequence[str] | None = None) -> Path:
-        """Write selection.csv (rank, id, path, gain, weight) and selection.json into an existing folder."""
+    def save(self, folder: Path | str, paths: Sequence[str] | None = None) -> Path:
+        """Write selection.csv (rank, id, path, gain, weight) and selection.json into a folder, made if missing."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
         lines = ["rank,id,path,gain,weight"]
         for rank, i in enumerate(self.indices):
             weight = "" if self.weights is None else f"{self.weights[rank]:.9g}"
@@ -213,12 +228,12 @@ class Selection:
         return folder
 
     @classmethod
-    def load(cls, folder: Path) -> "Selection":
+    def load(cls, folder: Path | str) -> "Selection":
         """Read a folder that `save` wrote."""
         folder = Path(folder)
         if not (folder / "selection.csv").is_file():
             raise DataError(f"{folder} is not a selection folder: selection.csv is missing")
-        meta = json.loads((folder / "selection.json").read_text())
+        meta = read_json(folder / "selection.json")
         with open(folder / "selection.csv", newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
         weights = None

@@ -1,8 +1,10 @@
 """Any `nn.Module` as an encoder."""
 
 import importlib
+import inspect
 import os
 import sys
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -45,16 +47,28 @@ class External(Encoder):
 
 
 def external(name: str, data: DataInfo, **arguments: Any) -> Encoder:
-    """Import "package.module:Class", call it with the keywords, and wrap what is no encoder yet."""
+    """Import "package.module:Class", call it with the keywords, and with `data` if it names that as encoders here do,
+    and wrap what is no encoder yet."""
     maker = imported(name, "encoder")
     try:
-        made = maker(**arguments)
+        takes = inspect.signature(maker).parameters
+    except (TypeError, ValueError):  # what is written in C has none
+        takes = MappingProxyType({})
+    try:
+        made = maker(**({"data": data} if "data" in takes else {}), **arguments)
     except (TypeError, ValueError, RuntimeError, ArithmeticError) as error:
         why = str(error).partition("\n")[0]
         raise UsageError(f"encoder {name!r}: called with {arguments}: {why}") from None
     if not isinstance(made, nn.Module):
         raise UsageError(f"encoder {name!r}: made a {type(made).__name__}; expected an nn.Module")
-    return made if isinstance(made, Encoder) else External(made, data)
+    if isinstance(made, Encoder):
+        return made
+    if any(isinstance(part, Normalise) for part in made.modules()):
+        raise UsageError(
+            f"encoder {name!r}: has a Normalise of its own, and would be given another; expected a subclass of "
+            "likewise.types.Encoder, or a module without it"
+        )
+    return External(made, data)
 
 
 def imported(name: str, argument: str) -> Any:

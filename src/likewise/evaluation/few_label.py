@@ -23,7 +23,9 @@ VERSION = "few-label-v1"
 def few_label(
     train: Embeddings, test: Embeddings, *, share: float = 0.01, n_draws: int = 3, seed: int = 0
 ) -> dict[str, Any]:
-    """`accuracy` on test (mean over draws), its `spread` (standard deviation), the number of `labels` used, and the
+    """A linear classifier is trained on a few labels of each class, 1 % of all.
+
+    `accuracy` on test (mean over draws), its `spread` (standard deviation), the number of `labels` used, and the
     `share` of the labelled images that was asked for and the `share_used`."""
     if not 0 < share <= 1:
         raise UsageError(f"share={share}: must be above 0 and at most 1")

@@ -33,7 +33,10 @@ FEWEST = 10  # images that tell collapse
 
 
 def health(train: Embeddings, test: Embeddings | None = None) -> dict[str, Any]:
-    """The figures above, of train; `test` is not looked at. No labels are needed."""
+    """How many directions the features spread over, and whether they have collapsed; needs no labels.
+
+    The figures above, of train; `test` is not looked at.
+    """
     keys = torch.from_numpy(np.array(train.keys, dtype=np.int64))
     order = Draws(0, epoch=0, number=0, keys=keys).bits("health").argsort(stable=True)
     x = features(train.rows(order[:ROWS].numpy()), "train")

@@ -25,7 +25,7 @@ from likewise.evaluation.linear import accuracy, solve
 from likewise.evaluation.matching.descriptors import layers
 from likewise.files import write
 from likewise.images import ImageSet
-from likewise.types import Encoder, Images, Source
+from likewise.types import Encoder, Images, Source, in_eval_mode
 from likewise.views.colour import Blur, PCAContrast, hsv_to_rgb, rgb_to_hsv, turn_hue
 from likewise.views.geometry import sample
 
@@ -130,9 +130,8 @@ def curves(
     if len(images) < 2:
         raise UsageError(f"images: {len(images)} given; at least 2 are needed to compare")
     images = _some(images, n, draws)
-    training = encoder.training
-    describe = _features(encoder.eval(), images.channels)
-    try:
+    describe = _features(encoder, images.channels)
+    with in_eval_mode(encoder):
         judge = _judge(describe, images, train, size, draws)
         before = _all(images, describe, lambda source, mine: _view(source, size), draws)
         apart = {layer: max(float(torch.pdist(x.double()).mean()), 1e-12) for layer, x in before.items()}
@@ -153,8 +152,6 @@ def curves(
                 float(trained[name]),
                 None if judge is None else np.array(accuracies, dtype=float),
             )
-    finally:
-        encoder.train(training)
     return found
 
 

@@ -23,8 +23,9 @@ GROUP = 16  # similarities that compete as one before the nearest are sought
 
 
 def knn(train: Embeddings, test: Embeddings, *, k: int = 20, temperature: float = 0.07) -> dict[str, Any]:
-    """Share of the test images whose class the vote finds: `accuracy`; `plain` is the same with equal votes.
+    """The nearest 20 training images vote for the class of a test image.
 
+    `accuracy` is the share of the test images whose class the vote finds; `plain` the same with equal votes.
     `accuracy_200` is that of k = 200, where train has more images than that. `k` above the number of train images is
     cut to it and reported as used. No labels are seen but those of train. Needs labels on both sides.
     """

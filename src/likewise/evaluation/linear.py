@@ -27,7 +27,9 @@ HELD_OUT = 500  # images, if there are so many, that l2 is chosen on
 
 
 def linear(train: Embeddings, test: Embeddings, *, seed: int = 0) -> dict[str, Any]:
-    """`accuracy` on test, the `l2` that was chosen and its `validation` accuracy. `seed` draws what is held out."""
+    """A linear classifier is trained on the features of all labelled training images.
+
+    `accuracy` on test, the `l2` that was chosen and its `validation` accuracy. `seed` draws what is held out."""
     return {"version": VERSION, **probe(standardise(labelled(train, test)), seed)}
 
 

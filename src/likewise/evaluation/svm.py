@@ -25,7 +25,7 @@ from likewise.evaluation.labelled import Labelled, labelled
 from likewise.evaluation.linear import standardise
 from likewise.images import ImageSet, stl10_folds
 from likewise.progress import bar
-from likewise.types import Embeddings, Encoder, Images
+from likewise.types import Embeddings, Encoder, Images, in_eval_mode
 
 C = tuple(10 ** (-5.5 + i / 2) for i in range(8))  # from strong to weak: each solution starts the next
 N_FOLDS, MANY = 3, 10_000
@@ -268,12 +268,11 @@ def pooled(
     precision: str = "fp32",
 ) -> Float[np.ndarray, "n d"]:
     """The maxima of all maps of all layers in the cells of each grid, row i for image i."""
-    training = encoder.training
-    encoder = encoder.eval().to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    encoder = encoder.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     sizes = _sizes(images)
     table: np.ndarray | None = None
     done, cell = 0, getattr(encoder, "patch", 1)  # a ViT takes whole patches
-    with torch.inference_mode(), bar("pool", len(images)) as progress:
+    with in_eval_mode(encoder), torch.inference_mode(), bar("pool", len(images)) as progress:
         for height, width in np.unique(sizes, axis=0).tolist():
             size = side, side
             if hasattr(encoder, "dense"):
@@ -290,7 +289,6 @@ def pooled(
                 table[ids] = rows
                 done += len(ids)
                 progress.update(done)
-    encoder.train(training)
     return np.zeros((0, 0), np.float32) if table is None else table
 
 

@@ -7,11 +7,14 @@ from typing import Any
 from likewise.evaluation.health import FEWEST
 
 FEW, NARROW = 10, 0.1  # directions are few below ten that are below a tenth of all
+MANY = 400  # held-out images, from which on chance moves a share by 5 points or less
 CHANGES = ("translation", "scale", "rotation", "contrast", "saturation", "value", "hue", "blur")
 
 
-def describe(results: Mapping[str, Mapping[str, Any]]) -> str:
+def describe(results: Mapping[str, Mapping[str, Any]], n_test: int | None = None) -> str:
     """A sentence or two on the results of evaluation (protocol to figures), whichever of them are there.
+
+    With `n_test`, how many labelled images were held out, it says how much chance has a hand in so few.
 
     >>> describe({"knn": {"accuracy": 0.712}, "health": {"rankme": 60.2, "dim": 256, "collapsed": False}})
     'k-NN finds the right class for 71 % of the held-out images. The features use about 60 of 256 dimensions; \
@@ -29,6 +32,9 @@ nothing has collapsed.'
             found, of = (" for", "") if clauses else (" finds the right class for", " of the held-out images")
             clauses.append(f"{judge}{found} {100 * accuracy:.0f} %{of}")
     sentences = [_sentence(", ".join(clauses))] if clauses else []
+    if clauses and n_test is not None and n_test < MANY:
+        points = 100 / max(n_test, 1) ** 0.5  # twice the standard deviation of a share of a half
+        sentences.append(f"Of only {n_test} such images, chance moves a share by up to {points:.0f} points.")
 
     rank, dim = _number(results, "health", "rankme"), _number(results, "health", "dim")
     collapsed, n_images = results.get("health", {}).get("collapsed"), _number(results, "health", "images")

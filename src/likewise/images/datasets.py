@@ -389,9 +389,11 @@ def official(name: str, file: str, *, needed: Sequence[str], folder: str | None 
             failures.append(f"{server + file}: {error.code} {error.reason}")
         except (OSError, http.client.HTTPException, DataError) as error:
             failures.append(f"{server + file}: {getattr(error, 'reason', None) or error}")
-    why = f"no download succeeded ({'; '.join(failures)})" if failures else "it has no home to download it from"
+    missing = f"{name}: {file} is in neither of {' and '.join(map(str, places))}"
+    if not SERVERS[name]:
+        raise DataError(f"{missing}, and it is a subset made for this project, with no home to download it from")
     raise DataError(
-        f"{name}: {file} is in neither of {' and '.join(map(str, places))}, and {why}; "
+        f"{missing}, and no download succeeded ({'; '.join(failures)}); "
         f"put the official files {', '.join(needed)} into $LIKEWISE_DATA/{folder or name}"
     )
 

@@ -45,6 +45,7 @@ class ImageSet:
     store: Store
     rows: Int[np.ndarray, " n"]  # of the store
     others: Mapping[str, int] = field(default_factory=dict)  # how many files were left out, by their ending
+    context: float = 1.0  # of patches: how much wider than it an image is, in whose middle one lies
 
     def __len__(self) -> int:
         return len(self.keys)

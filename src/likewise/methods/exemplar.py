@@ -2,7 +2,7 @@
 
 arXiv 1406.6909. The images are seed patches (`likewise.images.patches`); a softmax over N surrogate classes follows the
 encoder. Departures: the per-pixel mean is learned as training sees it, and taken off only in training, since a network
-that runs over whole images has no positions; the rate falls by a third at fixed places (`schedule="thirds"`), since the
+that runs over whole images has no positions; the rate falls to a third at fixed places (`schedule="thirds"`), since the
 loop promises bits for a recipe and looks at no validation error. With fresh transforms every epoch the error of a step,
 measured before its update, is that of held-out transforms anyway: `error` is shown.
 """

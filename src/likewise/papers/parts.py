@@ -13,7 +13,7 @@ from likewise.errors import UsageError
 from likewise.files import read_json, write_json
 from likewise.progress import say
 from likewise.verbs.pretrain import HARDWARE
-from likewise.verbs.settings import make_plan
+from likewise.verbs.settings import BUDGET, differences, make_plan
 
 COMPARE = {">": operator.gt, ">=": operator.ge, "<": operator.lt, "<=": operator.le, "=": operator.eq}
 
@@ -21,16 +21,26 @@ COMPARE = {">": operator.gt, ">=": operator.ge, "<": operator.lt, "<=": operator
 def part(out: Path, name: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     """What `make` finds, kept in out/parts/name.json with its `seconds` by the clock and of the processor.
 
-    What is done is not done again.
+    What is done is not done again, and what an attempt that was stopped has spent is counted.
     """
-    file = out / "parts" / f"{name}.json"
+    file, attempts = out / "parts" / f"{name}.json", out / "parts" / f"{name}.spent"
     if not file.is_file():
         say(f"{name} ...")
+        earlier = read_json(attempts) if attempts.is_file() else {"seconds": 0.0, "processor_seconds": 0.0}
         started, worked = time.perf_counter(), time.process_time()
-        found = make()
+
+        def took() -> dict[str, float]:
+            now = {"seconds": time.perf_counter() - started, "processor_seconds": time.process_time() - worked}
+            return {key: earlier[key] + value for key, value in now.items()}
+
         file.parent.mkdir(parents=True, exist_ok=True)
-        took = {"seconds": time.perf_counter() - started, "processor_seconds": time.process_time() - worked}
-        write_json(file, {**found, **took})
+        try:
+            found = make()
+        except BaseException:
+            write_json(attempts, took())
+            raise
+        write_json(file, {**found, **took()})
+        attempts.unlink(missing_ok=True)
     return read_json(file)
 
 
@@ -44,9 +54,11 @@ def finished(run: Path, asked: Mapping[str, Any], states: Sequence[str] = ("fini
         return False
     saved = tomllib.loads((run / "resolved.toml").read_text())
     plan = make_plan({key: value for key, value in asked.items() if key != "patches"}, saved["size"])
-    for key, value in {"patches": asked.get("patches", saved.get("patches")), **plan.flat()}.items():
-        if key in saved and key not in (*HARDWARE, "device", "precision") and saved[key] != value:
-            raise UsageError(f"{key}={value}: {run} has {saved[key]}; choose another --out, or --overwrite")
+    for key, was, value in differences(saved, {**plan.flat(), "patches": asked.get("patches", saved.get("patches"))}):
+        if key not in (*HARDWARE, *BUDGET, "device", "precision", "init_from"):
+            raise UsageError(f"{key}={value}: {run} has {was}; choose another --out, or --overwrite")
+    if plan.config.steps not in (None, saved["steps"]):
+        raise UsageError(f"steps={plan.config.steps}: {run} has {saved['steps']}; choose another --out, or --overwrite")
     return True
 
 

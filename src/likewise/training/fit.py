@@ -63,22 +63,27 @@ def fit(method: Method, images: ImageSet, config: TrainConfig, run: Path, *, res
     elif is_main():
         metrics.write_text("")
     resumed_at, log_every = place["step"], max(1, steps // 20_000)
-    earlier = place.pop("seconds", 0.0)  # which other processes spent on the steps so far
+    earlier = place.pop("seconds", 0.0), place.pop("processor_seconds", 0.0)  # what others spent on the steps so far
     save_due, stop = _save_clock(config.save_every), False
     started, n_seen, value, feature_ranks = time.perf_counter(), 0, 0.0, float("nan")
+
+    worked = time.process_time()
 
     def spent() -> float:
         return time.perf_counter() - started
 
+    def in_all(seconds: float) -> dict[str, float]:
+        return {"seconds": earlier[0] + seconds, "processor_seconds": earlier[1] + time.process_time() - worked}
+
     def save() -> None:
         if is_main():
             lines.flush()
-            save_state(run, {**place, "seconds": earlier + spent()}, {"scores": scores}, method, optimizer)
+            save_state(run, {**place, **in_all(spent())}, {"scores": scores}, method, optimizer)
 
     def status(state: str, seconds: float, data_share: float | None = None) -> None:
         if is_main():
             told = {"state": state, "step": place["step"], "steps": steps, "resumed_at": resumed_at}
-            told |= {"seconds": earlier + seconds, "images_per_second": n_seen / seconds if n_seen else None}
+            told |= {**in_all(seconds), "images_per_second": n_seen / seconds if n_seen else None}
             write_json(run / "status.json", {**told, "data_share": data_share})
 
     with (

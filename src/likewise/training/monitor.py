@@ -1,14 +1,12 @@
 """Watching a run without touching it: feature rank, k-NN, a picture of the views."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from likewise.embedding import features
 from likewise.errors import TrainingError
@@ -22,23 +20,10 @@ N_PROBED = 1_000  # images whose features are ranked
 N_REFERENCE, N_QUERIES = 10_000, 2_000  # training images for the k-NN of a run with labels
 
 
-@contextmanager
-def in_eval_mode(module: nn.Module) -> Iterator[None]:
-    """Evaluate, and put every part back into the mode it was in."""
-    modes = [(part, part.training) for part in module.modules()]
-    module.eval()
-    try:
-        yield
-    finally:
-        for part, mode in modes:
-            part.training = mode
-
-
 def feature_rank(encoder: Encoder, images: ImageSet, size: int, device: torch.device) -> float:
     """RankMe of the encoder's features on the images with the smallest keys. TrainingError if they are not finite."""
     ids = np.argsort(images.keys)[:N_PROBED]
-    with in_eval_mode(encoder):
-        x = torch.from_numpy(features(encoder, images.subset(ids), size, device=device))
+    x = torch.from_numpy(features(encoder, images.subset(ids), size, device=device))
     n_bad = int((~x.isfinite().all(1)).sum())
     if n_bad:
         raise TrainingError(f"after the last update the features of {n_bad} of {len(x)} images are not finite")
@@ -60,8 +45,7 @@ def knn_accuracy(encoder: Encoder, images: ImageSet, size: int, device: torch.de
     if len(np.unique(references)) < 2 or not np.isin(queries, references).any():
         return None
     subset = images.subset(ids)
-    with in_eval_mode(encoder):
-        x = features(encoder, subset, size, device=device)
+    x = features(encoder, subset, size, device=device)
     table = Embeddings(x, subset.keys, subset.paths, subset.labels, subset.classes)
     rows = np.arange(len(ids))
     return float(knn(table.rows(rows[n_queries:]), table.rows(rows[:n_queries]))["accuracy"])

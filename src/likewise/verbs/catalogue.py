@@ -10,6 +10,8 @@ from likewise.encoders import ENCODERS
 from likewise.evaluation import EVALUATIONS, PROBES
 from likewise.images import DATASETS
 from likewise.methods import METHODS, title
+from likewise.verbs.settings import keywords
+from likewise.views import RECIPES
 
 
 def catalogue(kind: str) -> list[dict[str, Any]]:
@@ -25,9 +27,13 @@ def catalogue(kind: str) -> list[dict[str, Any]]:
         "encoders": dict(ENCODERS),
         "selectors": dict(SELECTORS),
         "evaluations": {**EVALUATIONS, **PROBES},
+        "views": dict(RECIPES),
     }
     table = tables[kind]
-    return [{"name": name, "what": _first_line(entry)} for name, entry in sorted(table.items())]
+    rows: list[dict[str, Any]] = [{"name": name, "what": _first_line(entry)} for name, entry in sorted(table.items())]
+    if kind == "views":
+        return [{**row, "settings": ", ".join(keywords(RECIPES[row["name"]])) or None} for row in rows]
+    return rows
 
 
 def methods_page(measured: Mapping[str, Any]) -> str:

@@ -37,12 +37,13 @@ def demo(out: Path, *, seed: int = 0, resume: bool = False, overwrite: bool = Fa
     """
     started = time.perf_counter()
     follows = ("embeddings", *(f"coreset-{name}" for name in SELECTORS), "report.html")
-    trained = "run/evaluation.jsonl" if resume else "run"
-    out = new_folder(out, "demo", (trained, *follows), overwrite=overwrite or resume)
+    out = new_folder(out, "demo", () if resume else ("run", *follows), overwrite=overwrite or resume)
     train, test = (open_images(f"digits-in-frames:{part}") for part in ("train", "test"))
     say(f"{len(train):,} digits to learn from, without labels; {len(test):,} held out")
     run = out / "run"
     pretrain(train, out=run, seed=seed, resume=resume, **SETTINGS)
+    if resume:  # now that it could go on
+        new_folder(out, "demo", ("run/evaluation.jsonl", *follows), overwrite=True)
     judge = partial(evaluate, data=train, test=test, protocols=("knn", "health"))
     judged = {"pixels": judge("pixels", size=20), "untrained": judge(run, trained=False), "learned": judge(run)}
     for name, result in judged.items():

@@ -19,8 +19,7 @@ from likewise.files import append_line
 from likewise.images import DATASETS, SPLITS, ImageSet, open_images
 from likewise.images.scan import contents_of
 from likewise.progress import say
-from likewise.training.monitor import in_eval_mode
-from likewise.types import Embeddings, Encoder, pick
+from likewise.types import Embeddings, Encoder, in_eval_mode, pick
 from likewise.verbs.settings import checked_size
 from likewise.views import weak
 
@@ -59,7 +58,8 @@ def evaluate(
     health alone where there are no labels.
 
     `labels` are as `open_images` takes them, and `test_labels` those of `test`. Without these, "folders" and a .csv go
-    for both sides, and an array for `data` alone. Raises UsageError, before any work, where a protocol lacks labels.
+    for both sides, and an array for `data` alone. The baselines and the run's evaluation.jsonl, from which the report
+    is made, are the command line's. Raises UsageError, before any work, where a protocol lacks labels.
     """
     names = [] if protocols is None else _names(protocols)
     if is_embeddings(model):
@@ -86,7 +86,7 @@ def evaluate(
         "images_hash": {side: images_hash(table.keys) for side, table in sides.items()},
         "size": judged.size,
         "protocols": results,
-        "verdict": describe(results),
+        "verdict": describe(results, _n_labelled(judged.test.labels)),
     }
 
 
@@ -271,8 +271,11 @@ def _n_labelled(labels: Int[np.ndarray, " n"] | None) -> int:
 
 
 def append(folder: Path, result: dict[str, Any]) -> None:
-    """Add a result to the evaluation.jsonl of a run or embeddings folder."""
-    append_line(folder / "evaluation.jsonl", result)
+    """Add a result to the evaluation.jsonl of a run or embeddings folder, or say that it cannot be added."""
+    try:
+        append_line(folder / "evaluation.jsonl", result)
+    except OSError as error:
+        say(f"{folder / 'evaluation.jsonl'}: the result is not added ({(error.strerror or str(error)).lower()})")
 
 
 def open_for(
@@ -353,14 +356,13 @@ def _alignment(encoder: Encoder, images: ImageSet, size: int, seed: int, device:
     ids = np.argsort(images.keys)[:N_ALIGNED]
     part = images.subset(ids)
     (view,) = weak(size)
+    rows = [np.arange(i, min(i + 256, len(part))) for i in range(0, len(part), 256)]
     with in_eval_mode(encoder), torch.inference_mode():
         both = []
         for name in ("a", "b"):
-            draws = Draws(seed, 0, 0, torch.from_numpy(part.keys)).child(name)
-            rows = [np.arange(i, min(i + 256, len(part))) for i in range(0, len(part), 256)]
             seen = []
             for r in rows:
-                mine = Draws(seed, 0, 0, draws.keys[torch.from_numpy(r)]).child(name)
+                mine = Draws(seed, 0, 0, torch.from_numpy(part.keys[r])).child(name)
                 seen.append(encoder(view(part.source(r), mine).to(device)).float().cpu())
             both.append(torch.cat(seen))
     return alignment(*both)

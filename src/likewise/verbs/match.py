@@ -19,7 +19,8 @@ from likewise.evaluation.matching import (
     write_pairs,
 )
 from likewise.evaluation.matching.regions import EXTENT, MOST, opencv
-from likewise.files import append_line, new_folder, read_json, read_lines, write_json
+from likewise.evaluation.matching.synthetic import MADE
+from likewise.files import append_line, claim, new_folder, read_json, read_lines, write_json
 from likewise.images import open_images
 from likewise.progress import bar, say
 from likewise.types import Encoder
@@ -66,8 +67,9 @@ def match(
     describers, about = _describers(model, descriptors, trained, device)
     folder = Path(pairs)
     made = {} if make_from is None else {"made_from": getattr(make_from, "name", str(make_from)), "seed": seed}
-    if make_from is not None and not (resume and (folder / "changes.csv").is_file()):  # the last that is written
+    if make_from is not None and not (resume and _were_made(folder, made)):
         write_pairs(open_images(make_from, max_bad=1.0), folder, seed=seed, overwrite=overwrite or resume)
+        write_json(folder / MADE, made)  # last: with it, --resume takes them
     listed = read_pairs(folder)
     settings = {"version": VERSION, "data": str(folder), **made, **about, "side": side, "extent": extent, "most": most}
     log, done = (None, []) if out is None else _open_log(Path(out), settings, resume, overwrite)
@@ -91,6 +93,17 @@ def match(
     if out is not None:
         write_json(Path(out) / "match.json", result)
     return result
+
+
+def _were_made(folder: Path, made: dict[str, Any]) -> bool:
+    """Whether all pairs of a folder were made, from these images."""
+    if not (folder / MADE).is_file():
+        return False
+    before = read_json(folder / MADE)
+    for name, value in made.items():
+        if before.get(name) != value:
+            raise UsageError(f"--resume: the pairs {folder} have {name}={before.get(name)}, not {value}; choose others")
+    return True
 
 
 def _describers(
@@ -123,6 +136,7 @@ def _open_log(out: Path, settings: dict[str, Any], resume: bool, overwrite: bool
     """The file of finished pairs, and those in it."""
     log = out / "pairs.jsonl"
     if resume and (out / "settings.json").is_file():
+        claim(out, "match", overwrite=True)
         before = read_json(out / "settings.json")
         for name, value in settings.items():
             if before.get(name, value) != value:

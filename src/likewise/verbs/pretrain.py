@@ -3,13 +3,12 @@
 import fcntl
 import json
 import platform
-import resource
 import sys
 import time
 import tomllib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import fields, replace
+from dataclasses import fields, is_dataclass, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -21,6 +20,7 @@ import torch
 
 from likewise.draws import word
 from likewise.embedding import (
+    OBJECT,
     array_hash,
     features,
     images_hash,
@@ -37,16 +37,17 @@ from likewise.files import MARK, claim, new_folder, read_json, write_json, write
 from likewise.images import Ids, ImageSet, open_images
 from likewise.images import patches as draw_patches
 from likewise.images.sources import told_others
+from likewise.memory import peak_memory_mb
 from likewise.methods import Method, find, reads_labels
 from likewise.progress import say
 from likewise.training.distributed import agreed, is_main, process_group, wait_for_all
 from likewise.training.fit import fit, make_batch, settle, trial_rate
-from likewise.training.monitor import in_eval_mode, save_pictures
+from likewise.training.monitor import save_pictures
 from likewise.training.state import whole_states
-from likewise.types import Embeddings, Encoder, TrainConfig, typed, usable_device
+from likewise.types import Embeddings, Encoder, TrainConfig, in_eval_mode, typed, usable_device
 from likewise.verbs.ids import read_ids
 from likewise.verbs.relation import make_relation
-from likewise.verbs.settings import BUDGET, DEFAULT, Plan, checked_size, make_plan, plain, read_recipe
+from likewise.verbs.settings import BUDGET, DEFAULT, Plan, checked_size, differences, make_plan, plain, read_recipe
 from likewise.views import RECIPES, View
 
 RUN_FILES = (
@@ -90,8 +91,8 @@ def pretrain(
 
     `data` is an ImageSet or anything `open_images` takes, `subset` a Selection, its folder, ids or a file of them.
     Settings override those of `recipe_file`; together they are the keywords of TrainConfig, of the method, of the
-    encoder and of the recipe of views, and `method`, `encoder` (a name, "package.module:Class" or a module), `views` (a
-    name) and `size` (pixels). The resolved.toml of a run is a recipe too, with the run's `patches` and `init_from`.
+    encoder and of the recipe of views, and `method` (a name, "package.module:Class" or the class), `encoder` (a name,
+    "package.module:Class" or a module), `views` (a name) and `size` (pixels). The resolved.toml of a run is a recipe too, with the run's `patches` and `init_from`.
 
     With `patches`, training is on so many patches of `size` (32) pixels drawn from the images by the run's seed (see
     `likewise.images.patches`), and not on the images, which are then opened at three times that side; 0: on the images.
@@ -100,6 +101,8 @@ def pretrain(
     Started by torchrun, its processes share every batch: `batch_size` is what they have together.
     """
     given = {key: value for key, value in settings.items() if value is not None}
+    if isinstance(given.get("method"), type):
+        given["method"] = f"{given['method'].__module__}:{given['method'].__qualname__}"
     recipe = read_recipe(recipe_file) if recipe_file else {}
     n_patches, start = (
         typed(k, recipe.pop(k, None), kind | None) for k, kind in (("patches", int), ("init_from", str))
@@ -144,7 +147,7 @@ def _begin(
             source = images.name.rpartition(", ")[0] if n_patches else images.name  # without ", so many patches of .."
             resolved = {**settled.flat(), "data": source, "patches": n_patches, "n_images": len(images)}
             resolved |= {"images_hash": images_hash(images.keys), "order_hash": _order_hash(images)}
-            resolved |= {"labels_hash": _labels_hash(method, images)}
+            resolved |= {"labels_hash": _labels_hash(method, images), "objects_hash": _objects_hash(plan)}
             if init_from is not None:
                 resolved["init_from"] = str(Path(init_from).absolute())
             write_text(out / "resolved.toml", tomli_w.dumps(plain(resolved)))  # last: with it, --resume goes on
@@ -190,10 +193,13 @@ def _resume(
         value = getattr(plan.config, name)
         if value != getattr(first, name) and (name, value) != ("steps", config.steps):
             raise UsageError(f"{name}={value}: the run {out} was begun with {config.steps} steps; resume it with these")
-    for key, value in plan.flat().items():
+    for key, was, value in differences(saved, plan.flat()):
         left = key in ("device", "precision") and settings.get(key, "auto") == "auto"  # when the run was begun
-        if key not in (*HARDWARE, *BUDGET) and not left and saved.get(key) != value:
-            raise UsageError(f"{key}={value!r}: the run {out} was begun with {saved.get(key)!r}; resume it with that")
+        if key not in (*HARDWARE, *BUDGET, "patches", "init_from") and not left:
+            raise UsageError(f"{key}={value!r}: the run {out} was begun with {was!r}; resume it with that")
+    if saved.get("objects_hash", "") != _objects_hash(plan):
+        names = ", ".join(_objects(plan)) or "none"
+        raise UsageError(f"--resume {out}: was begun with other objects among its settings than {names}; give it those")
     plan = replace(plan, config=config)
     method = make_method(plan, images, None if whole_states(out) else begun_from)
     if saved.get("labels_hash", "") != _labels_hash(method, images):
@@ -238,6 +244,21 @@ def _labels_hash(method: Method, images: ImageSet) -> str:
     return array_hash(images.labels[np.argsort(images.keys)])
 
 
+def _objects(plan: Plan) -> dict[str, Any]:
+    """The settings that resolved.toml cannot hold: tensors and relations."""
+    options = {**plan.method_options, **plan.encoder_options, **plan.view_options}
+    return {key: value for key, value in options.items() if value is not None and key not in plan.flat()}
+
+
+def _objects_hash(plan: Plan) -> str:
+    """Of the tensors in these; empty if there are none."""
+    found: list[str] = []
+    for key, value in _objects(plan).items():
+        parts = [getattr(value, f.name) for f in fields(value)] if is_dataclass(value) else [value]
+        found += [f"{key} {array_hash(p.flatten().numpy())}" for p in parts if isinstance(p, torch.Tensor)]
+    return ", ".join(found)
+
+
 def _train(
     out: Path, plan: Plan, method: Method, images: ImageSet, init_from: Path | str | None, *, resume: bool
 ) -> dict[str, Any]:
@@ -247,7 +268,7 @@ def _train(
         say(f"batch_size={plan.config.batch_size}: there are {len(images)} images, so that a batch holds them all")
     if images.labels is None and reads_labels(type(method)):
         say(f"{plan.method}: there are no labels, so that it learns from the images alone (--labels brings them)")
-    before = _peak_memory_mb()
+    before = peak_memory_mb()
     try:
         fit(method, images, plan.config, out, resume=resume)
     except TrainingError as error:
@@ -256,7 +277,7 @@ def _train(
     if is_main():
         _keep(out, plan, method.encoder, images, init_from)
     wait_for_all()
-    result = summary(out, peak_memory_mb=max(0.0, _peak_memory_mb() - before))
+    result = summary(out, peak_memory_mb=max(0.0, peak_memory_mb() - before))
     if result["health"]["collapsed"]:
         raise TrainingError(f"the representation collapsed: {result['verdict']} The run is kept in {out}")
     return result
@@ -466,14 +487,12 @@ def _save_views(out: Path, method: Method, images: ImageSet, config: TrainConfig
 def _readme(plan: Plan, images: ImageSet, verdict: str) -> str:
     load = 'encoder = likewise.load("this folder")  # images in [0, 1] -> features'
     if not isinstance(plan.encoder, str):
-        load = "# The encoder was an object: make it again, and give it the tensors of model.safetensors."
+        load = (
+            f"# The encoder was an object: make it again as {OBJECT},\n"
+            '    # then encoder.load_state_dict(safetensors.torch.load_file("model.safetensors")).'
+        )
     return (
         f"# {plan.encoder} trained with {plan.method}\n\n"
         f"On {len(images):,} images ({images.name}) at {plan.size} pixels, {plan.config.steps} steps of "
         f"{min(plan.config.batch_size, len(images))}. {verdict}\n\n    import likewise\n    {load}\n"
     )
-
-
-def _peak_memory_mb() -> float:
-    """The largest resident size so far."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform != "darwin" else 1024**2)

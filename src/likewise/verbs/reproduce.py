@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from likewise.errors import UsageError
-from likewise.files import new_folder, read_json, write_json
+from likewise.files import claim, new_folder, read_json, write_json
 from likewise.papers import ASKED, BUDGETS, DECIDES, FILES, PAPERS
 from likewise.types import pick, typed
 from likewise.verbs.pretrain import environment
 from likewise.verbs.settings import keywords
+
+MOST_SEED = 2**32 - 1000  # numpy and scikit-learn take 32 bits, and a table takes the seeds that follow
 
 
 def reproduce(
@@ -37,6 +39,8 @@ def reproduce(
         given[key] = typed(key, value, own[key][1])
     if budget not in BUDGETS:
         raise UsageError(f"--budget {budget}: expected {' or '.join(BUDGETS)}")
+    if not 0 <= seed < MOST_SEED:
+        raise UsageError(f"--seed {seed}: expected a whole number from 0 to {MOST_SEED - 1}")
     every = {"budget": budget, "seed": seed, **{key: default for key, (default, _) in own.items()}, **given}
     _begin(out, {"paper": paper, **{key: every[key] for key in DECIDES[paper]}}, resume, overwrite)
     started = time.perf_counter()
@@ -59,11 +63,13 @@ def reproduce(
 
 
 def _begin(out: Path, asked: dict[str, Any], resume: bool, overwrite: bool) -> None:
-    """A new folder that says what was asked, or one that was begun with the same, or before folders said it."""
+    """A new folder that says what was asked, or one that was begun with the same."""
     if not (resume and any((out / name).exists() for name in FILES)):
         new_folder(out, "reproduction", FILES, overwrite=overwrite or resume)
         write_json(out / ASKED, asked)
-    elif (out / ASKED).is_file():
+        return
+    claim(out, "reproduction", overwrite=True)
+    if (out / ASKED).is_file():
         before = read_json(out / ASKED)
         for name, value in asked.items():
             if before.get(name) != value:

@@ -2,7 +2,7 @@
 
 import inspect
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -13,15 +13,17 @@ from likewise.coresets import SELECTORS, parse_budget, parse_memory, select
 from likewise.coresets.checkpoint import Checkpoint, fingerprint
 from likewise.coresets.estimate import estimate
 from likewise.coresets.select import read_options
-from likewise.embedding import embed
+from likewise.embedding import embed, images_hash
+from likewise.encoders import imported
 from likewise.errors import DataError, UsageError
-from likewise.files import claim, empty_folder, new_folder
+from likewise.files import check_claim, check_empty, claim, empty_folder, new_folder, read_array
 from likewise.images.labels import read_labels
 from likewise.images.scan import locate
 from likewise.images.sources import read_csv
+from likewise.memory import peak_memory_mb
 from likewise.progress import say
 from likewise.signals import stop_signals
-from likewise.types import Embeddings, Selection, pick
+from likewise.types import Embeddings, Selection, pick, read_word
 from likewise.verbs.evaluate import open_for
 from likewise.verbs.ids import read_ids
 from likewise.verbs.originals import Originals
@@ -54,6 +56,7 @@ def choose(
 ) -> dict[str, Any]:
     """Select, save to `out` with small pictures of the first picks, and copy or link the chosen images.
 
+    `method` is the name of a selector, or "package.module:function" of one like them, with options as words.
     `device` is where the encoder of a run embeds its images; what is selected does not hang on it otherwise. Copies and
     links are named by rank. Returns what `--json` prints. With `dry_run` nothing is selected nor written:
     the answer is what it would cost.
@@ -63,11 +66,21 @@ def choose(
     number of threads, to the same picks with any. Others start over, and say so. Of a finished selection `resume` gives
     the answer again, and copies or links where that is asked.
     """
-    import resource
-
     own = {"metric": "cosine", **(options or {})}
     metric = own.pop("metric")
-    options = read_options(method, pick(SELECTORS, method, "selector"), own)
+    if ":" in method:
+        selector, own = imported(method, "selector"), {key: read_word(value) for key, value in own.items()}
+    else:
+        selector = pick(SELECTORS, method, "selector")
+    options = read_options(method, selector, own)
+    if not dry_run:  # what can be said before the work
+        if (out / STATE).is_file() and not (resume or overwrite):
+            raise UsageError(
+                f"--out {out}: holds a selection that was stopped; go on with --resume, or pass --overwrite"
+            )
+        check_claim(out, "selection", overwrite=overwrite or resume)
+        if not resume:
+            _check_places(copy_to, link_to)
     x, paths, where = _features(Path(source), data, device)
     n_picks = parse_budget(budget, len(x))
     if dry_run:
@@ -77,39 +90,36 @@ def choose(
     begun_with = None if held is None else f"{len(held)} images, hash {fingerprint([held])[:12]}"
     finished = None
     if resume and (out / "selection.json").is_file() and not (out / STATE).is_file():
-        asked = {"method": method, "budget": n_picks, "seed": seed, "embeddings": str(source)}
+        asked = {"method": method, "budget": n_picks, "seed": seed, "features": _identity(x)}
         asked |= {"options": {"metric": metric, **options}, "chosen": begun_with}
         asked |= {argument: None if value is None else str(value) for argument, value in named.items()}
         finished = _finished(out, asked)
-    if (out / STATE).is_file() and not (resume or overwrite):
-        raise UsageError(f"--out {out}: holds a selection that was stopped; go on with --resume, or pass --overwrite")
     originals = _originals(where, paths, asked=copy_to or link_to)
     if originals is not None and link_to is not None and not originals.linkable:
         raise UsageError(f"--link-to {link_to}: the images of {where} are no files of their own; expected --copy-to")
     if finished is not None:
         _bring(originals, paths, finished, copy_to, link_to)
         return _answer(out, finished, budget)
-    for folder, argument in ((copy_to, "--copy-to"), (link_to, "--link-to")):
-        if folder is not None:
-            empty_folder(folder, argument)
+    _check_places(copy_to, link_to)
     given: dict[str, Any] = {
         "chosen": held,
         "target": None if target is None else _features(target, None, device)[0],
         "scores": None if scores is None else _scores(scores, paths),
         "labels": None if labels is None else _labels(labels, x, paths),
     }
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    claim(out, "selection", overwrite=overwrite or resume)  # before the work, not after it
+    before = peak_memory_mb()
+    claim(out, "selection", overwrite=overwrite or resume)
     if not resume:
         (out / STATE).unlink(missing_ok=True)
-    with _checkpoint(method, out / STATE) as checkpoint:
+    with _checkpoint(selector, out / STATE) as checkpoint:
         if resume and not (checkpoint and (out / STATE).is_file()):
             say(f"--resume: {out} holds nothing that {method} could go on from; it starts over")
         how: dict[str, Any] = {"metric": metric, "seed": seed, "memory": memory, "checkpoint": checkpoint}
-        selection = select(x, method, budget, **how, **given, **options)
-    peak = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+        selection = select(x, selector, budget, **how, **given, **options)
+    peak = peak_memory_mb() - before
     folder = new_folder(out, "selection", SELECTION_FILES, overwrite=True)
-    about = {**selection.meta, "embeddings": str(source), "data": where, "peak_memory_mb": peak}
+    about = {**selection.meta, "embeddings": str(source), "features": _identity(x), "data": where}
+    about |= {"method": method, "peak_memory_mb": peak}
     about |= {argument: str(value) for argument, value in named.items() if value is not None}
     if begun_with is not None:
         about["chosen"] = begun_with
@@ -120,6 +130,12 @@ def choose(
         _save_thumbs(originals, [(int(i), paths[i]) for i in saved.indices[:N_THUMBS]], folder / "thumbs")
     _bring(originals, paths, saved, copy_to, link_to)
     return _answer(folder, saved, budget)
+
+
+def _check_places(copy_to: Path | None, link_to: Path | None) -> None:
+    for folder, argument in ((copy_to, "--copy-to"), (link_to, "--link-to")):
+        if folder is not None:
+            check_empty(folder, argument)
 
 
 def _bring(
@@ -144,9 +160,9 @@ def _bring(
 
 
 @contextmanager
-def _checkpoint(method: str, file: Path) -> Iterator[Checkpoint | None]:
+def _checkpoint(selector: Callable[..., Selection], file: Path) -> Iterator[Checkpoint | None]:
     """For a method that can be taken up again. Only then are signals waited for: others would gain nothing by it."""
-    if "checkpoint" in inspect.signature(pick(SELECTORS, method, "selector")).parameters:
+    if "checkpoint" in inspect.signature(selector).parameters:
         with stop_signals() as stopping:
             yield Checkpoint(file, stopping=stopping)
     else:
@@ -157,12 +173,23 @@ def _finished(out: Path, asked: dict[str, Any]) -> Selection:
     """The selection that is there already, if it is the one asked for."""
     selection = Selection.load(out)
     for name, value in asked.items():
+        if name == "features" and selection.meta.get(name) != value:
+            raise UsageError(
+                f"--resume: {out} holds a finished selection from other features; pass --overwrite, or choose another"
+            )
         if selection.meta.get(name) != value:
             raise UsageError(
                 f"--resume: {out} holds a finished selection with {name}={selection.meta.get(name)!r}, not {value!r}; "
                 "pass --overwrite, or choose another"
             )
     return selection
+
+
+def _identity(x: Any) -> str:
+    """What tells features from others: of embeddings the encoder and the images in their order, else their bits."""
+    if isinstance(x, Embeddings) and "encoder_hash" in x.meta:
+        return f"{x.meta['encoder_hash']} {fingerprint([np.asarray(x.keys)])} {x.meta.get('size')}"
+    return fingerprint([np.asarray(x.x if isinstance(x, Embeddings) else x)])
 
 
 def _answer(folder: Path, selection: Selection, budget: str | float | int) -> dict[str, Any]:
@@ -202,7 +229,7 @@ def _cost(
 def _features(source: Path, data: str | None, device: str) -> tuple[Any, list[str] | None, str | None]:
     """Features, the paths of the images, and the folder they are relative to."""
     if source.suffix == ".npy":
-        x = _array(source)
+        x = read_array(source)
         if data is None:
             return x, None, None
         paths = locate(data).paths
@@ -213,8 +240,11 @@ def _features(source: Path, data: str | None, device: str) -> tuple[Any, list[st
         table = Embeddings.load(source)
         return table, list(table.paths), data or table.meta.get("data")
     if (source / "resolved.toml").is_file():
-        where = data or tomllib.loads((source / "resolved.toml").read_text())["data"]
+        saved = tomllib.loads((source / "resolved.toml").read_text())
+        where = data or saved["data"]
         encoder, images, size = open_for(source, where, max_bad=1.0)  # what the run tolerated is no business of ours
+        if not saved.get("patches") and saved.get("images_hash") != images_hash(images.keys):
+            say(f"{source} was trained on {saved['n_images']:,} images; {where} has {len(images):,}, not the same")
         table = embed(encoder, images, size=size, device=device)
         return table, list(table.paths), where
     raise DataError(f"{source}: expected an embeddings folder, a run folder, or an .npy file")
@@ -238,7 +268,7 @@ def _scores(file: Path, paths: list[str] | None) -> np.ndarray:
     """One number per image: an array, a run's scores.npy, or the column `score` of a .csv, in order or by `path`."""
     file = file / "scores.npy" if file.is_dir() else file
     if file.suffix == ".npy":
-        return _array(file)
+        return read_array(file)
     if file.suffix != ".csv":
         raise UsageError(f"--scores {file}: expected an .npy, a .csv with a column score, or a run")
     rows = read_csv(file, ("score",))
@@ -258,7 +288,7 @@ def _scores(file: Path, paths: list[str] | None) -> np.ndarray:
 def _labels(labels: str, x: Any, paths: list[str] | None) -> np.ndarray:
     """One class per image: the embeddings' own, by folders, from a .csv of path,label, or an array of numbers."""
     if labels.endswith(".npy"):
-        return _array(Path(labels))
+        return read_array(Path(labels))
     if labels == "own":
         if getattr(x, "labels", None) is None:
             raise UsageError("--labels own: the embeddings have no labels")
@@ -266,13 +296,6 @@ def _labels(labels: str, x: Any, paths: list[str] | None) -> np.ndarray:
     if paths is None:
         raise UsageError(f"--labels {labels}: an array of features has no paths; expected an .npy of whole numbers")
     return read_labels(labels, paths)[0]
-
-
-def _array(file: Path) -> np.ndarray:
-    try:
-        return np.load(file, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise DataError(f"{file}: is not an array that can be read ({error})") from None
 
 
 def _save_thumbs(originals: Originals, picked: list[tuple[int, str]], folder: Path) -> None:

@@ -21,7 +21,7 @@ from likewise.types import TrainConfig, did_you_mean, pick, read_word, typed
 from likewise.views import RECIPES
 
 BUDGET = ("epochs", "steps", "minutes")
-RECORDED = ("data", "n_images", "images_hash", "order_hash", "labels_hash")  # in resolved.toml, and no settings
+RECORDED = ("data", "n_images", "images_hash", "order_hash", "labels_hash", "objects_hash")  # resolved, and no settings
 SHARES = ("min_scale", "split", "flip", "grey", "blur", "solarise")  # of views: parts of an area, and probabilities
 DEFAULT = "simclr"  # the method unless another is asked for; docs/results/methods-cpu says from which rows it follows
 
@@ -144,6 +144,12 @@ def read_recipe(path: Path | str) -> dict[str, Any]:
         raise UsageError(f"--recipe {path}: no such file") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"--recipe {path}: is not valid TOML ({error})") from None
+
+
+def differences(saved: Mapping[str, Any], flat: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
+    """(key, then, now) of the settings in which a plan differs from a run's resolved.toml; None: not set."""
+    keys = [key for key in {**flat, **saved} if key not in RECORDED or key in flat]
+    return [(key, saved.get(key), flat.get(key)) for key in keys if saved.get(key) != flat.get(key)]
 
 
 def plain(settings: Mapping[str, Any]) -> dict[str, Any]:

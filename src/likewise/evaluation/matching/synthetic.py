@@ -30,6 +30,7 @@ from likewise.progress import bar
 from likewise.views.colour import Blur
 
 N_IMAGES = 16
+MADE = "made.json"  # of which images and seed, for the verb
 STRENGTHS = 4
 ZOOM = (1.25, 1.6, 2.0, 2.5)  # around a point near the middle
 BLUR = (1.0, 2.0, 3.0, 4.0)  # sigma in pixels
@@ -54,7 +55,7 @@ def write_pairs(
         raise DataError(f"{images.name}: has {len(images)} images; {n} are needed to make pairs")
     order = Draws(seed, 0, 0, torch.from_numpy(images.keys)).bits("pairs").argsort()[:n].tolist()
     names = [f"scene{i:02d}" for i in range(1, n + 1)]
-    folder = new_folder(folder, "pairs", ("changes.csv", *names), overwrite=overwrite, argument="PAIRS")
+    folder = new_folder(folder, "pairs", ("changes.csv", MADE, *names), overwrite=overwrite, argument="PAIRS")
     table = io.StringIO()
     rows = csv.writer(table, lineterminator="\n")
     rows.writerow(["scene", "image", "change", "strength", "source"])
