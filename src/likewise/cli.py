@@ -464,7 +464,7 @@ def answer(as_json: bool, quiet: bool) -> Iterator[Callable[[dict[str, Any], Cal
     except BrokenPipeError:
         raise typer.Exit(0) from None
     except (MemoryError, RuntimeError) as error:  # torch has no error of its own for the processor's memory
-        if not (isinstance(error, MemoryError) or re.search("(out of|not enough) memory", str(error))):
+        if not (isinstance(error, MemoryError) or re.search("(out of|not enough|allocate) memory", str(error))):
             raise
         print("likewise: out of memory; a smaller batch_size, size or encoder takes less", file=sys.stderr)
         raise typer.Exit(1) from None

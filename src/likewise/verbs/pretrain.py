@@ -92,7 +92,8 @@ def pretrain(
     `data` is an ImageSet or anything `open_images` takes, `subset` a Selection, its folder, ids or a file of them.
     Settings override those of `recipe_file`; together they are the keywords of TrainConfig, of the method, of the
     encoder and of the recipe of views, and `method` (a name, "package.module:Class" or the class), `encoder` (a name,
-    "package.module:Class" or a module), `views` (a name) and `size` (pixels). The resolved.toml of a run is a recipe too, with the run's `patches` and `init_from`.
+    "package.module:Class" or a module), `views` (a name) and `size` (pixels). The resolved.toml of a run is a recipe
+    too, with the run's `patches` and `init_from`.
 
     With `patches`, training is on so many patches of `size` (32) pixels drawn from the images by the run's seed (see
     `likewise.images.patches`), and not on the images, which are then opened at three times that side; 0: on the images.
