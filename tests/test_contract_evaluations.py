@@ -3,6 +3,7 @@
 import inspect
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -38,6 +39,12 @@ def test_figures_are_flat_and_finite(name):
     if name not in LABEL_FREE:
         assert result["accuracy"] > 0.8
     assert describe({name: result}) != "Nothing was measured."
+
+
+def test_every_figure_is_explained(name):
+    page = (Path(__file__).parents[1] / "docs" / "figures.md").read_text()
+    figures = EVALUATIONS[name](side(300, 0, 0), side(40, 1, 300))
+    assert [key for key in figures if key != "version" and f"`{key}`" not in page] == []
 
 
 def test_the_signature_is_the_contract(name):

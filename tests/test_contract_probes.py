@@ -3,6 +3,7 @@
 import inspect
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -45,6 +46,13 @@ def encoder(channels=3):
 def run(name, encoder, train, test):
     draws = Draws(0, 0, 0, torch.from_numpy(train.keys))
     return PROBES[name](encoder, train, test, size=16, draws=draws, **SMALLER.get(name, {}))
+
+
+def test_every_figure_is_explained(name):
+    """Those of one change or layer by the change."""
+    page = (Path(__file__).parents[1] / "docs" / "figures.md").read_text()
+    figures = run(name, encoder(), images(24, 0), images(12, 1))
+    assert [key for key in figures if key != "version" and f"`{key.split('_')[0]}`" not in page] == []
 
 
 def test_figures_are_flat_and_finite_and_the_same_again(name):

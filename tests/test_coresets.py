@@ -3,6 +3,7 @@
 import copy
 import itertools
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -223,6 +224,12 @@ def test_quality_of_many_picks_is_estimated_and_says_so(monkeypatch):
     assert found.pop("radius") > 0
     assert found == pytest.approx(exact, rel=0.05)
     assert "n_compared" not in quality(x, np.arange(3000))  # nothing to compare
+
+
+def test_quality_is_explained():
+    page = (Path(__file__).parents[1] / "docs" / "figures.md").read_text()
+    figures = {**quality(torch.eye(9), torch.arange(3), labels=torch.arange(9)), "n_compared": 1}
+    assert [key for key in figures if f"| `{key}` |" not in page] == []
 
 
 def test_quality_counts_an_image_once():

@@ -37,7 +37,11 @@ class Kind(StrEnum):
 
 
 Data = Annotated[
-    str, typer.Argument(help="A folder, .txt or .csv list, .zip, .tar, .npz, or a named set.", metavar="DATA")
+    str,
+    typer.Argument(
+        help="A folder, a list (.txt; .csv with a column path; relative to it), .zip, .tar, .npz, or a named set.",
+        metavar="DATA",
+    ),
 ]
 Model = Annotated[str, typer.Argument(help="A run, a saved encoder, or 'pixels'.", metavar="MODEL")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout, nothing else there.")]

@@ -486,7 +486,7 @@ def _save_views(out: Path, method: Method, images: ImageSet, config: TrainConfig
 
 
 def _readme(plan: Plan, images: ImageSet, verdict: str) -> str:
-    load = 'encoder = likewise.load("this folder")  # images in [0, 1] -> features'
+    load = 'encoder = likewise.load("path/of/this/folder")  # images in [0, 1] -> features'
     if not isinstance(plan.encoder, str):
         load = (
             f"# The encoder was an object: make it again as {OBJECT},\n"
