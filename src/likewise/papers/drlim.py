@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from jaxtyping import Float, Int, UInt8
+from scipy.spatial.distance import cdist
 from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE, Isomap
 from sklearn.metrics import silhouette_score
@@ -211,7 +212,7 @@ def judge_digits(y: Labels, y_test: NewLabels, pixels: Float[np.ndarray, "m p"],
     part_of = slice(0, 1_000)
     return {
         **found,
-        "trust": measures.trustworthiness(z_test[part_of], measures.distances(pixels[part_of], pixels[part_of])),
+        "trust": measures.trustworthiness(z_test[part_of], cdist(pixels[part_of], pixels[part_of])),
         "silhouette class": float(silhouette_score(z_test[part_of], y_test[part_of])),
         "evenness": measures.evenness(z_test),
     }
@@ -299,7 +300,7 @@ def judge_shifts(
         "silhouette shift": float(silhouette_score(x, which)),
         "F class": measures.ratio(z_test, at_test.y),
         "F shift": measures.ratio(z_test, at_test.shift),
-        "trust, pixels": measures.trustworthiness(x, measures.distances(copies, copies)),
+        "trust, pixels": measures.trustworthiness(x, cdist(copies, copies)),
         "trust, prior": measures.trustworthiness(x, paths),
         "evenness": measures.evenness(z_test),
         **low_dimensional(z, at.y, z_test, at_test.y),

@@ -11,10 +11,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from likewise.papers.parts import BLUE, GREY, ORANGE, save_figure
+
 Pixels = UInt8[np.ndarray, "n h w"]
 Labels = Int[np.ndarray, " n"]
 Map = Float[np.ndarray, "n d"]
-BLUE, ORANGE, GREY, INK = "#0072B2", "#D55E00", "#9a9a9a", "#333333"
+INK = "#333333"
 MARKERS = ("<", "s", "o", "D", ">")
 CANVAS = 1_000  # pixels of a map with thumbnails
 
@@ -65,7 +67,7 @@ def springs(path: Path) -> None:
     plane.text(1.35, -0.62, "far enough:\nno spring", color=INK, ha="center", va="top", fontsize=9)
     plane.set(xlim=(-1.7, 1.8), ylim=(-1.4, 1.25), aspect="equal", title="one image (black) and five others")
     plane.axis("off")
-    save(figure, path)
+    save_figure(figure, path, bbox_inches="tight", pad_inches=0.1)
 
 
 def before_after(path: Path, images: Pixels, y: Labels, before: Map, after: Map) -> None:
@@ -75,7 +77,7 @@ def before_after(path: Path, images: Pixels, y: Labels, before: Map, after: Map)
         thumbnails(axes, z, images, [(BLUE, ORANGE)[label] for label in y], size=26)
         axes.set_title(title)
     _classes(figure)
-    save(figure, path)
+    save_figure(figure, path, bbox_inches="tight", pad_inches=0.1)
 
 
 def shifts(path: Path, images: Pixels, y: Labels, shift: Labels, by: Sequence[int], maps: Mapping[str, Map]) -> None:
@@ -97,7 +99,7 @@ def shifts(path: Path, images: Pixels, y: Labels, shift: Labels, by: Sequence[in
         for marker, to in zip(MARKERS, by, strict=False)
     ]
     _classes(figure, handles)
-    save(figure, path)
+    save_figure(figure, path, bbox_inches="tight", pad_inches=0.1)
 
 
 def cylinder(
@@ -136,7 +138,7 @@ def cylinder(
     figure.supxlabel(
         "Circled: held-out images. LLE has the same neighbours. Six lamps shine on each pose.", fontsize=10
     )
-    save(figure, path)
+    save_figure(figure, path, bbox_inches="tight", pad_inches=0.1)
 
 
 def ten(path: Path, images: Pixels, y: Labels, z: Map) -> None:
@@ -147,7 +149,7 @@ def ten(path: Path, images: Pixels, y: Labels, z: Map) -> None:
     thumbnails(axes, z, images, [colours[label] for label in y], size=22)
     handles = [Line2D([], [], color=colour, marker="o", ls="", label=str(i)) for i, colour in enumerate(colours)]
     figure.legend(handles=handles, loc="outside lower center", ncols=10, frameon=False)
-    save(figure, path)
+    save_figure(figure, path, bbox_inches="tight", pad_inches=0.1)
 
 
 def thumbnails(axes: Axes, z: Map, images: Pixels, colours: Sequence[str], size: int) -> None:
@@ -177,10 +179,6 @@ def framed(z: Map) -> Float[np.ndarray, "n 2"]:
 
 def new(width: float, height: float) -> Figure:
     return Figure(figsize=(width, height), layout="constrained", facecolor="white")
-
-
-def save(figure: Figure, path: Path) -> None:
-    figure.savefig(path, dpi=110, bbox_inches="tight", pad_inches=0.1)
 
 
 def _ring(axes: Axes, turned: Map, images: Pixels, azimuth: Labels, elevation: Labels, light: Labels) -> None:

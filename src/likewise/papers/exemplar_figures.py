@@ -14,9 +14,8 @@ from torch import Tensor
 from likewise.draws import Draws
 from likewise.files import write
 from likewise.images import ImageSet
+from likewise.papers.parts import BLUE, GREY, ORANGE, save_figure
 from likewise.views import RECIPES, View
-
-BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#9a9a9a"
 
 
 def filters(path: Path, untrained: Float[Tensor, "n c k k"], trained: Float[Tensor, "n c k k"]) -> None:
@@ -54,7 +53,7 @@ def bars(path: Path, main: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Non
             axes.text(1, i, f"{value:.1f}", va="center", color="white", weight="bold")
         axes.set(title=column, xlabel="test accuracy, %")
         axes.spines[["top", "right"]].set_visible(False)
-    _write(path, figure)
+    save_figure(figure, path)
 
 
 def trends(path: Path, studies: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> None:
@@ -81,7 +80,7 @@ def trends(path: Path, studies: Mapping[str, Mapping[str, Mapping[str, Any]]]) -
             axes.set(xlim=(max(0, low), max(values) + 2), xlabel="CIFAR-10(400), %")
         axes.set(title=name)
         axes.spines[["top", "right"]].set_visible(False)
-    _write(path, figure)
+    save_figure(figure, path)
 
 
 def matches(path: Path, means: Mapping[str, Mapping[str, Mapping[str, float]]], shown: Sequence[str]) -> None:
@@ -98,7 +97,7 @@ def matches(path: Path, means: Mapping[str, Mapping[str, Mapping[str, float]]], 
         axes.set(title=title, ylabel="mean average precision", ylim=(0, 1))
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
-    _write(path, figure)
+    save_figure(figure, path)
 
 
 def _grid(tiles: Float[Tensor, "n 3 h w"], across: int, gap: int = 2) -> np.ndarray:
@@ -115,7 +114,3 @@ def _grid(tiles: Float[Tensor, "n 3 h w"], across: int, gap: int = 2) -> np.ndar
 
 def _save(path: Path, pixels: np.ndarray) -> None:
     write(path, lambda file: Image.fromarray(pixels).save(file, format="PNG"))
-
-
-def _write(path: Path, figure: Figure) -> None:
-    write(path, lambda file: figure.savefig(file, format="png", dpi=110))

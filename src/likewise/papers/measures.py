@@ -90,7 +90,7 @@ def geodesics(x: Points, neighbours: Int[np.ndarray, "n k"]) -> Float[np.ndarray
 
 def n_clusters(x: Points, k: int = K) -> int:
     """Groups that DBSCAN finds at the 95th percentile of the k-th neighbour's distance, without those under 1 %."""
-    apart = np.sort(_nearest_distances(x, k)[:, -1])
+    apart = _nearest_distances(x, k)[:, -1]
     found = DBSCAN(eps=float(np.percentile(apart, 95)), min_samples=k).fit_predict(x)
     sizes = np.bincount(found[found >= 0]) if (found >= 0).any() else np.zeros(0)
     return int((sizes >= 0.01 * len(x)).sum())
@@ -190,11 +190,6 @@ def lle(x: Points, neighbours: Iterable[Int[np.ndarray, " _"]], dim: int, seed: 
     start = np.random.default_rng(seed).uniform(-1, 1, n)
     values, vectors = eigsh((left.T @ left).tocsc(), dim + 1, sigma=-1e-9, which="LM", v0=start)
     return vectors[:, np.argsort(values)[1:]]
-
-
-def distances(x: Points, y: Float[np.ndarray, "m d"]) -> Float[np.ndarray, "n m"]:
-    """Euclidean distances of all rows of x from all rows of y."""
-    return cdist(x, y)
 
 
 def neighbours_of(x: Points, k: int = K) -> Int[np.ndarray, "n k"]:

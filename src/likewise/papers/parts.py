@@ -9,12 +9,15 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
+from matplotlib.figure import Figure
+
 from likewise.errors import UsageError
-from likewise.files import read_json, write_json
+from likewise.files import read_json, write, write_json
 from likewise.progress import say
 from likewise.verbs.pretrain import HARDWARE
 from likewise.verbs.settings import BUDGET, differences, make_plan
 
+BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#9a9a9a"  # of all figures; the first two for the colour-blind too
 COMPARE = {">": operator.gt, ">=": operator.ge, "<": operator.lt, "<=": operator.le, "=": operator.eq}
 
 
@@ -42,6 +45,11 @@ def part(out: Path, name: str, make: Callable[[], dict[str, Any]]) -> dict[str, 
         write_json(file, {**found, **took()})
         attempts.unlink(missing_ok=True)
     return read_json(file)
+
+
+def save_figure(figure: Figure, path: Path, **how: Any) -> None:
+    """A PNG, whole or not at all."""
+    write(path, lambda file: figure.savefig(file, format="png", dpi=110, **how))
 
 
 def finished(run: Path, asked: Mapping[str, Any], states: Sequence[str] = ("finished",)) -> bool:
