@@ -30,6 +30,8 @@ from likewise.evaluation import EVALUATIONS, PROBES
 from likewise.images import DATASETS
 from likewise.methods import METHODS
 from likewise.relations import from_labels
+from likewise.report.folders import read_folders
+from likewise.report.verdict import said
 from likewise.types import DataInfo
 from likewise.views import RECIPES
 
@@ -132,6 +134,9 @@ def test_the_report_knows_the_baselines(photos: Path, trained: tuple[Path, dict[
         answer("embed", model, photos, "--labels", "folders", "--out", embeddings[-1], *options, "--quiet")
         answer("evaluate", embeddings[-1], *knn)
     answer("report", *embeddings, "--out", tmp_path / "b.html", "--quiet")
+    runs, _, _ = read_folders([run_])
+    assert [line["kind"] for line in runs[0].evaluations[-3:]] == ["learned", "pixels", "untrained"]
+    assert said(runs, []) == [("run", judged["verdict"])]  # and not that of a baseline
     hits = round(100 * judged["protocols"]["knn"]["accuracy"])
     for name in ("a.html", "b.html"):
         page = (tmp_path / name).read_text()
@@ -320,9 +325,10 @@ def test_a_result_that_cannot_be_kept_is_told_all_the_same(
     shutil.copytree(trained[0], tmp_path / "run")
     (tmp_path / "run" / "evaluation.jsonl").unlink(missing_ok=True)
     (tmp_path / "run" / "evaluation.jsonl").mkdir()
-    told = run("evaluate", tmp_path / "run", photos, "--protocol", "health", "--json")
+    told = run("evaluate", tmp_path / "run", photos, "--protocol", "health", "--json", "--quiet")
     assert json.loads(told.stdout)["protocols"]["health"]["images"] > 0
-    assert "the result is not added (is a directory)" in told.stderr
+    assert told.exit_code == 1
+    assert told.stderr.endswith("evaluation.jsonl: Is a directory\n")
 
 
 def test_memory_that_is_not_there_is_one_line(photos: Path, tmp_path: Path) -> None:

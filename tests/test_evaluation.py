@@ -190,10 +190,8 @@ def test_constant_channels_do_no_harm(digits):
 
 def test_words_say_when_test_images_are_few():
     told = {"knn": {"accuracy": 0.333}, "health": {"rankme": 60.2, "dim": 256, "collapsed": False}}
-    few = (
-        "k-NN finds the right class for 33 % of the held-out images. Of only 4 such images, chance moves a share by up"
-    )
-    assert describe(told, 4).startswith(f"{few} to 50 points. The features use")
+    few = "k-NN finds the right class for 33 % of the held-out images. There are only 4 of these: chance moves such a"
+    assert describe(told, 4).startswith(f"{few} share by up to 50 points. The features use")
     assert describe(told, 400) == describe(told)
     assert "chance" not in describe({"health": told["health"]}, 4)
 

@@ -216,10 +216,18 @@ def evaluate(
             raise UsageError(f"--baselines: {model} holds embeddings; expected a model and DATA")
         if baselines and untrained:
             raise UsageError("--baselines: the untrained encoder is one of them; leave out --untrained")
-        keeps = model != PIXELS and not untrained  # each result as soon as it is there
+        unkept: list[OSError] = []
+
+        def keep(found: dict[str, Any]) -> None:
+            """Each result as soon as it is there; one that cannot be kept is told all the same."""
+            if model != PIXELS and not untrained:
+                try:
+                    append(Path(model), found)
+                except OSError as error:
+                    unkept.append(error)
+
         result = run(model, data, size=size, trained=not untrained, **options)
-        if keeps:
-            append(Path(model), result)
+        keep(result)
         if baselines:
             others: dict[str, tuple[str, dict[str, Any]]] = {"pixels": (PIXELS, {})}
             if model != PIXELS:
@@ -227,10 +235,11 @@ def evaluate(
             result["baselines"] = {}
             for name, (other, how) in others.items():
                 judged = run(other, data, **how, **options)
-                if keeps:
-                    append(Path(model), {**judged, "model": name})
+                keep({**judged, "model": name})
                 result["baselines"][name] = judged["protocols"]
         reply(result, lambda: _evaluation(result))
+        if unkept:
+            raise unkept[0]
 
 
 @app.command()
@@ -470,7 +479,8 @@ def answer(as_json: bool, quiet: bool) -> Iterator[Callable[[dict[str, Any], Cal
     except (MemoryError, RuntimeError) as error:  # torch has no error of its own for the processor's memory
         if not (isinstance(error, MemoryError) or re.search("(out of|not enough|allocate) memory", str(error))):
             raise
-        print("likewise: out of memory; a smaller batch_size, size or encoder takes less", file=sys.stderr)
+        told = " ".join(str(error).split())[:200]
+        print(f"likewise: out of memory; a smaller batch, encoder or --memory takes less ({told})", file=sys.stderr)
         raise typer.Exit(1) from None
     except OSError as error:  # a full disk, a file that went away: what was written before is whole
         if error.errno is None:

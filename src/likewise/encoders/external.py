@@ -27,6 +27,11 @@ class External(Encoder):
 
     def __init__(self, module: nn.Module, data: DataInfo) -> None:
         super().__init__()
+        if any(isinstance(part, Normalise) for part in module.modules()):
+            raise UsageError(
+                f"encoder {type(module).__name__}: has a Normalise of its own, and would be given another; expected a "
+                "subclass of likewise.types.Encoder, or a module without it"
+            )
         self.normalise = Normalise(data.channels)
         self.module = module
         modes = [(part, part.training) for part in module.modules()]
@@ -55,20 +60,14 @@ def external(name: str, data: DataInfo, **arguments: Any) -> Encoder:
     except (TypeError, ValueError):  # what is written in C has none
         takes = MappingProxyType({})
     try:
-        made = maker(**({"data": data} if "data" in takes else {}), **arguments)
+        named = "data" in takes and takes["data"].default is inspect.Parameter.empty
+        made = maker(**({"data": data} if named else {}), **arguments)
     except (TypeError, ValueError, RuntimeError, ArithmeticError) as error:
         why = str(error).partition("\n")[0]
         raise UsageError(f"encoder {name!r}: called with {arguments}: {why}") from None
     if not isinstance(made, nn.Module):
         raise UsageError(f"encoder {name!r}: made a {type(made).__name__}; expected an nn.Module")
-    if isinstance(made, Encoder):
-        return made
-    if any(isinstance(part, Normalise) for part in made.modules()):
-        raise UsageError(
-            f"encoder {name!r}: has a Normalise of its own, and would be given another; expected a subclass of "
-            "likewise.types.Encoder, or a module without it"
-        )
-    return External(made, data)
+    return made if isinstance(made, Encoder) else External(made, data)
 
 
 def imported(name: str, argument: str) -> Any:

@@ -45,7 +45,8 @@ def solve(data: Labelled, seed: int, held_out: int = HELD_OUT) -> tuple[Float[Te
     tenths = order.split(max(len(order) // 10, 1))[:10]
     tenths = tenths[: math.ceil(held_out / len(tenths[0]))]
     rests = [order[~torch.isin(order, tenth)] for tenth in tenths]
-    start, *_ = weights = [torch.zeros(data.x.shape[1] + 1, data.n_classes)] * len(tenths)
+    start = torch.zeros(data.x.shape[1] + 1, data.n_classes)
+    weights = [start] * len(tenths)
     best, l2 = -1.0, L2[0]
     for candidate in L2:
         weights = [fit(data.x[rest], data.y[rest], candidate, w) for rest, w in zip(rests, weights, strict=True)]

@@ -34,7 +34,7 @@ nothing has collapsed.'
     sentences = [_sentence(", ".join(clauses))] if clauses else []
     if clauses and n_test is not None and n_test < MANY:
         points = 100 / max(n_test, 1) ** 0.5  # twice the standard deviation of a share of a half
-        sentences.append(f"Of only {n_test} such images, chance moves a share by up to {points:.0f} points.")
+        sentences.append(f"There are only {n_test} of these: chance moves such a share by up to {points:.0f} points.")
 
     rank, dim = _number(results, "health", "rankme"), _number(results, "health", "dim")
     collapsed, n_images = results.get("health", {}).get("collapsed"), _number(results, "health", "images")

@@ -146,7 +146,7 @@ def one(out: Path, name: str, method: str, seed: int, train: ImageSet, test: Ima
         if followed:
             told = [line for line in read_lines(folder / "metrics.jsonl") if "knn" in line]
             about["curve"] = [[round(line["epoch"], 2), line["knn"]] for line in told]
-        about["processor_seconds"] = read_json(folder / "status.json")["processor_seconds"]
+        about["processor_seconds"] = read_json(folder / "status.json").get("processor_seconds")
         encoder = folder
     if setting.n_probed:
         train = train.subset(np.sort(np.argsort(train.keys)[: setting.n_probed]))
@@ -250,8 +250,13 @@ def default(lines: Sequence[dict[str, Any]]) -> list[str]:
     )
 
 
+def _processor_seconds(line: dict[str, Any]) -> float:
+    """Of training; older lines have `cpu_seconds` of their last process, its health check included. 0: not known."""
+    return line.get("processor_seconds") or (0.0 if line.get("resumed_at", 1) else line.get("cpu_seconds", 0.0))
+
+
 def rows(here: Sequence[dict[str, Any]]) -> str:
-    """One row a method, the mean over its seeds. A run that was gone on with has no time: its line has a part."""
+    """One row a method, the mean over its seeds. Lines without a time of the whole training have none here."""
     base = [line for line in here if line["method"] == "untrained"]
     made: list[tuple[float, list[str]]] = []
     for method in dict.fromkeys(line["method"] for line in here):
@@ -261,10 +266,9 @@ def rows(here: Sequence[dict[str, Any]]) -> str:
             continue
         linear = fmean(line["linear"] for line in runs)
         above = "" if method in FRAMES or not base else f"{margin(runs, base):+.1f}"
-        # Lines of before 2026-11-27 have the time of the last process alone, opening and health check included.
-        timed = [line for line in runs if "processor_seconds" in line or not line.get("resumed_at", 1)]
-        seen = sum(line["seen"] for line in timed)
-        seconds = sum(line.get("processor_seconds") or line["cpu_seconds"] for line in timed)
+        times = {id(line): _processor_seconds(line) for line in runs}
+        timed = [line for line in runs if times[id(line)]]
+        seen, seconds = sum(line["seen"] for line in timed), sum(times[id(line)] for line in timed)
         speed = f"{seen / seconds:,.0f}" if timed else ""
         minutes = f"{seconds / len(timed) / 60:.1f}" if timed else ""
         figures = [f"{fmean(line[key] for line in runs):.3f}" for key in ("knn", "linear", "few_label")]

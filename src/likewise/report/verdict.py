@@ -36,7 +36,7 @@ def scores(sources: Sequence[Run | Vectors]) -> list[Score]:
         made_by = None if isinstance(source, Run) else source.meta.get("model")
         model = str(Path(str(made_by or source.path)).absolute())
         for line in source.evaluations:
-            kind = next((one for one in (line.get("kind"), line.get("model")) if one in KINDS), "learned")
+            kind = _kind(line)
             images = str(line.get("images_hash") or str(line.get("data") or "").rstrip("/"))
             labelled = line.get("labelled")
             n_test = labelled.get("test") if isinstance(labelled, dict) else None
@@ -87,7 +87,7 @@ def said(runs: Sequence[Run], vectors: Sequence[Vectors]) -> list[tuple[str, str
     lines = []
     for source in sources:
         trained = source.status.get("verdict") if isinstance(source, Run) else None
-        verdicts = [one for one in (trained, *(line.get("verdict") for line in source.evaluations)) if one]
+        verdicts = [one for one in (trained, *(line.get("verdict") for line in _own(source))) if one]
         lines += [(source.name, str(one)) for one in verdicts[-1:]]
     return lines
 
@@ -267,7 +267,7 @@ def _health(source: Run | Vectors) -> str:
     figures: dict[str, Any] = {}
     if isinstance(source, Run):
         figures = dict(source.status.get("health") or {})
-    for line in source.evaluations:
+    for line in _own(source):
         figures |= _protocols(line).get("health", {})
     if figures.get("collapsed"):
         return "The features have collapsed: nearly the same ones are given to every image."
@@ -280,6 +280,15 @@ def _health(source: Run | Vectors) -> str:
         f"The features {how} about {rank:.0f} directions. How well "
         "they tell images apart takes labels to say; without any, judge by the neighbours below."
     )
+
+
+def _own(source: Run | Vectors) -> list[dict[str, Any]]:
+    """The evaluations of what a folder holds, without the baselines that stand beside a run's."""
+    return [line for line in source.evaluations if isinstance(source, Vectors) or _kind(line) == "learned"]
+
+
+def _kind(line: dict[str, Any]) -> str:
+    return next((one for one in (line.get("kind"), line.get("model")) if one in KINDS), "learned")
 
 
 def _protocols(line: dict[str, Any]) -> dict[str, dict[str, Any]]:

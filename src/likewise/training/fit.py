@@ -72,19 +72,18 @@ def fit(method: Method, images: ImageSet, config: TrainConfig, run: Path, *, res
     def spent() -> float:
         return time.perf_counter() - started
 
-    def in_all(seconds: float) -> dict[str, float]:
-        return {"seconds": earlier[0] + seconds, "processor_seconds": earlier[1] + time.process_time() - worked}
+    def in_all() -> dict[str, float]:
+        return {"seconds": earlier[0] + spent(), "processor_seconds": earlier[1] + time.process_time() - worked}
 
     def save() -> None:
         if is_main():
             lines.flush()
-            save_state(run, {**place, **in_all(spent())}, {"scores": scores}, method, optimizer)
+            save_state(run, {**place, **in_all()}, {"scores": scores}, method, optimizer)
 
-    def status(state: str, seconds: float, data_share: float | None = None) -> None:
+    def status(state: str, taken: dict[str, float], rate: float | None, data_share: float | None = None) -> None:
         if is_main():
             told = {"state": state, "step": place["step"], "steps": steps, "resumed_at": resumed_at}
-            told |= {**in_all(seconds), "images_per_second": n_seen / seconds if n_seen else None}
-            write_json(run / "status.json", {**told, "data_share": data_share})
+            write_json(run / "status.json", {**told, **taken, "images_per_second": rate, "data_share": data_share})
 
     with (
         stop_signals() as stopping,
@@ -142,21 +141,22 @@ def fit(method: Method, images: ImageSet, config: TrainConfig, run: Path, *, res
             if stop and place["step"] < steps:
                 save()
                 wait_for_all()
-                status("stopped", spent())
+                status("stopped", in_all(), n_seen / spent() if n_seen else None)
                 raise Stopped(f"stopped at step {place['step']} of {steps} and saved; go on with --resume")
         save()
 
-    seconds = spent()
-    data_share = _data_share(method, batch, config, n_seen / seconds) if n_seen and steps >= 20 else None
+    seconds, taken = spent(), in_all()
+    rate = n_seen / seconds if n_seen else None  # None where it was resumed after the last step
+    data_share = _data_share(method, batch, config, rate) if rate and steps >= 20 else None
     if is_main():
         if bool(scores[1].any()):
             write_array(run / "scores.npy", (scores[0] / scores[1].clamp(min=1)).numpy())
         pictures = method.pictures(batch) if n_seen else {}
         if pictures:
             save_pictures(run / "pictures", pictures)
-        status("trained", seconds, data_share)
-        if n_seen:  # and not resumed after the last step
-            made, rate = steps - resumed_at, n_seen / seconds
+        status("trained", taken, rate, data_share)
+        if rate:
+            made = steps - resumed_at
             say(f"trained {made} steps in {seconds:.0f} s, {rate:,.0f} images/s, loss {value:.4g}")
     return run
 

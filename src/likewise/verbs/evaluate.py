@@ -271,11 +271,8 @@ def _n_labelled(labels: Int[np.ndarray, " n"] | None) -> int:
 
 
 def append(folder: Path, result: dict[str, Any]) -> None:
-    """Add a result to the evaluation.jsonl of a run or embeddings folder, or say that it cannot be added."""
-    try:
-        append_line(folder / "evaluation.jsonl", result)
-    except OSError as error:
-        say(f"{folder / 'evaluation.jsonl'}: the result is not added ({(error.strerror or str(error)).lower()})")
+    """Add a result to the evaluation.jsonl of a run or embeddings folder."""
+    append_line(folder / "evaluation.jsonl", result)
 
 
 def open_for(

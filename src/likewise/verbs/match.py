@@ -67,12 +67,12 @@ def match(
     describers, about = _describers(model, descriptors, trained, device)
     folder = Path(pairs)
     made = {} if make_from is None else {"made_from": getattr(make_from, "name", str(make_from)), "seed": seed}
+    settings = {"version": VERSION, "data": str(folder), **made, **about, "side": side, "extent": extent, "most": most}
+    log, done = (None, []) if out is None else _open_log(Path(out), settings, resume, overwrite)
     if make_from is not None and not (resume and _were_made(folder, made)):
         write_pairs(open_images(make_from, max_bad=1.0), folder, seed=seed, overwrite=overwrite or resume)
         write_json(folder / MADE, made)  # last: with it, --resume takes them
     listed = read_pairs(folder)
-    settings = {"version": VERSION, "data": str(folder), **made, **about, "side": side, "extent": extent, "most": most}
-    log, done = (None, []) if out is None else _open_log(Path(out), settings, resume, overwrite)
     seen = {(line["scene"], line["image"]) for line in done}
     todo = [pair for pair in listed if (pair.scene, pair.image) not in seen]
     with bar("match", len(listed)) as progress:

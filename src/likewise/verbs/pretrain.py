@@ -18,6 +18,7 @@ import numpy as np
 import tomli_w
 import torch
 
+from likewise.coresets.checkpoint import fingerprint
 from likewise.draws import word
 from likewise.embedding import (
     OBJECT,
@@ -198,7 +199,7 @@ def _resume(
         left = key in ("device", "precision") and settings.get(key, "auto") == "auto"  # when the run was begun
         if key not in (*HARDWARE, *BUDGET, "patches", "init_from") and not left:
             raise UsageError(f"{key}={value!r}: the run {out} was begun with {was!r}; resume it with that")
-    if saved.get("objects_hash", "") != _objects_hash(plan):
+    if saved.get("objects_hash", _objects_hash(plan)) != _objects_hash(plan):
         names = ", ".join(_objects(plan)) or "none"
         raise UsageError(f"--resume {out}: was begun with other objects among its settings than {names}; give it those")
     plan = replace(plan, config=config)
@@ -256,7 +257,8 @@ def _objects_hash(plan: Plan) -> str:
     found: list[str] = []
     for key, value in _objects(plan).items():
         parts = [getattr(value, f.name) for f in fields(value)] if is_dataclass(value) else [value]
-        found += [f"{key} {array_hash(p.flatten().numpy())}" for p in parts if isinstance(p, torch.Tensor)]
+        tensors = [part.detach().cpu().numpy() for part in parts if isinstance(part, torch.Tensor)]
+        found.append(f"{key} {fingerprint(tensors)}")
     return ", ".join(found)
 
 

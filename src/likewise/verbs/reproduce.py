@@ -63,7 +63,7 @@ def reproduce(
 
 
 def _begin(out: Path, asked: dict[str, Any], resume: bool, overwrite: bool) -> None:
-    """A new folder that says what was asked, or one that was begun with the same."""
+    """A new folder that says what was asked, or one that was begun with the same, if it says with what."""
     if not (resume and any((out / name).exists() for name in FILES)):
         new_folder(out, "reproduction", FILES, overwrite=overwrite or resume)
         write_json(out / ASKED, asked)

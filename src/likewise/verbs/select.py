@@ -70,6 +70,8 @@ def choose(
     metric = own.pop("metric")
     if ":" in method:
         selector, own = imported(method, "selector"), {key: read_word(value) for key, value in own.items()}
+        if not inspect.isfunction(selector):
+            raise UsageError(f"selector {method!r}: is no function; expected 'package.module:function'")
     else:
         selector = pick(SELECTORS, method, "selector")
     options = read_options(method, selector, own)
@@ -173,11 +175,11 @@ def _finished(out: Path, asked: dict[str, Any]) -> Selection:
     """The selection that is there already, if it is the one asked for."""
     selection = Selection.load(out)
     for name, value in asked.items():
-        if name == "features" and selection.meta.get(name) != value:
+        if name == "features" and selection.meta.get(name, value) != value:
             raise UsageError(
                 f"--resume: {out} holds a finished selection from other features; pass --overwrite, or choose another"
             )
-        if selection.meta.get(name) != value:
+        if name != "features" and selection.meta.get(name) != value:
             raise UsageError(
                 f"--resume: {out} holds a finished selection with {name}={selection.meta.get(name)!r}, not {value!r}; "
                 "pass --overwrite, or choose another"
