@@ -263,7 +263,7 @@ def test_subsets_carry_their_own_names_and_have_no_home(
     official: dict[str, bytes], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("LIKEWISE_DATA", str(tmp_path))
-    with pytest.raises(DataError, match=r"imagenette96: .* it has no home .* into \$LIKEWISE_DATA/imagenette96$"):
+    with pytest.raises(DataError, match=r"imagenette96: .* it has no home: .* into \$LIKEWISE_DATA/imagenette96$"):
         open_images("imagenette96")
     for name, folder in (("imagenette96", "imagenette96"), ("caltech101-s96", "caltech101")):
         (tmp_path / folder).mkdir()

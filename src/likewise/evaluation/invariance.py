@@ -130,8 +130,8 @@ def curves(
     if len(images) < 2:
         raise UsageError(f"images: {len(images)} given; at least 2 are needed to compare")
     images = _some(images, n, draws)
-    describe = _features(encoder, images.channels)
     with in_eval_mode(encoder):
+        describe = _features(encoder, images.channels)
         judge = _judge(describe, images, train, size, draws)
         before = _all(images, describe, lambda source, mine: _view(source, size), draws)
         apart = {layer: max(float(torch.pdist(x.double()).mean()), 1e-12) for layer, x in before.items()}

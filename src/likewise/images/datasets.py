@@ -391,7 +391,8 @@ def official(name: str, file: str, *, needed: Sequence[str], folder: str | None 
             failures.append(f"{server + file}: {getattr(error, 'reason', None) or error}")
     missing = f"{name}: {file} is in neither of {' and '.join(map(str, places))}"
     if not SERVERS[name]:
-        raise DataError(f"{missing}, and it is a subset made for this project, with no home to download it from")
+        where = f"$LIKEWISE_DATA/{folder or name}"
+        raise DataError(f"{missing}, and it has no home: a subset made for this project, to be put into {where}")
     raise DataError(
         f"{missing}, and no download succeeded ({'; '.join(failures)}); "
         f"put the official files {', '.join(needed)} into $LIKEWISE_DATA/{folder or name}"
