@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from likewise.encoders.normalise import Normalise
 from likewise.errors import UsageError
-from likewise.types import DataInfo, Encoder, Images
+from likewise.types import DataInfo, Encoder, Images, in_eval_mode
 
 
 class External(Encoder):
@@ -34,15 +34,12 @@ class External(Encoder):
             )
         self.normalise = Normalise(data.channels)
         self.module = module
-        modes = [(part, part.training) for part in module.modules()]
         try:
-            with torch.no_grad():
-                out = module.eval()(torch.zeros(1, data.channels, data.size, data.size))
+            with in_eval_mode(module), torch.no_grad():
+                out = module(torch.zeros(1, data.channels, data.size, data.size))
         except (RuntimeError, ValueError, TypeError) as error:
             shape, why = f"{data.channels} x {data.size} x {data.size}", str(error).partition("\n")[0]
             raise UsageError(f"encoder {type(module).__name__}: fails on images of {shape}: {why}") from None
-        for part, mode in modes:
-            part.training = mode
         if not isinstance(out, Tensor):
             raise UsageError(f"encoder {type(module).__name__}: returns {type(out).__name__}; expected one tensor")
         self.dim = out.flatten(1).shape[1]

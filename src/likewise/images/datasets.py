@@ -390,12 +390,12 @@ def official(name: str, file: str, *, needed: Sequence[str], folder: str | None 
         except (OSError, http.client.HTTPException, DataError) as error:
             failures.append(f"{server + file}: {getattr(error, 'reason', None) or error}")
     missing = f"{name}: {file} is in neither of {' and '.join(map(str, places))}"
+    where = f"$LIKEWISE_DATA/{folder or name}"
     if not SERVERS[name]:
-        where = f"$LIKEWISE_DATA/{folder or name}"
         raise DataError(f"{missing}, and it has no home: a subset made for this project, to be put into {where}")
     raise DataError(
         f"{missing}, and no download succeeded ({'; '.join(failures)}); "
-        f"put the official files {', '.join(needed)} into $LIKEWISE_DATA/{folder or name}"
+        f"put the official files {', '.join(needed)} into {where}"
     )
 
 

@@ -17,6 +17,7 @@ Pixels = UInt8[np.ndarray, "n h w"]
 Labels = Int[np.ndarray, " n"]
 Map = Float[np.ndarray, "n d"]
 INK = "#333333"
+TIGHT = {"bbox_inches": "tight", "pad_inches": 0.1}
 MARKERS = ("<", "s", "o", "D", ">")
 CANVAS = 1_000  # pixels of a map with thumbnails
 
@@ -67,7 +68,7 @@ def springs(path: Path) -> None:
     plane.text(1.35, -0.62, "far enough:\nno spring", color=INK, ha="center", va="top", fontsize=9)
     plane.set(xlim=(-1.7, 1.8), ylim=(-1.4, 1.25), aspect="equal", title="one image (black) and five others")
     plane.axis("off")
-    save_figure(figure, path, bbox_inches="tight", pad_inches=0.1)
+    save_figure(figure, path, **TIGHT)
 
 
 def before_after(path: Path, images: Pixels, y: Labels, before: Map, after: Map) -> None:
@@ -77,7 +78,7 @@ def before_after(path: Path, images: Pixels, y: Labels, before: Map, after: Map)
         thumbnails(axes, z, images, [(BLUE, ORANGE)[label] for label in y], size=26)
         axes.set_title(title)
     _classes(figure)
-    save_figure(figure, path, bbox_inches="tight", pad_inches=0.1)
+    save_figure(figure, path, **TIGHT)
 
 
 def shifts(path: Path, images: Pixels, y: Labels, shift: Labels, by: Sequence[int], maps: Mapping[str, Map]) -> None:
@@ -99,7 +100,7 @@ def shifts(path: Path, images: Pixels, y: Labels, shift: Labels, by: Sequence[in
         for marker, to in zip(MARKERS, by, strict=False)
     ]
     _classes(figure, handles)
-    save_figure(figure, path, bbox_inches="tight", pad_inches=0.1)
+    save_figure(figure, path, **TIGHT)
 
 
 def cylinder(
@@ -138,7 +139,7 @@ def cylinder(
     figure.supxlabel(
         "Circled: held-out images. LLE has the same neighbours. Six lamps shine on each pose.", fontsize=10
     )
-    save_figure(figure, path, bbox_inches="tight", pad_inches=0.1)
+    save_figure(figure, path, **TIGHT)
 
 
 def ten(path: Path, images: Pixels, y: Labels, z: Map) -> None:
@@ -149,7 +150,7 @@ def ten(path: Path, images: Pixels, y: Labels, z: Map) -> None:
     thumbnails(axes, z, images, [colours[label] for label in y], size=22)
     handles = [Line2D([], [], color=colour, marker="o", ls="", label=str(i)) for i, colour in enumerate(colours)]
     figure.legend(handles=handles, loc="outside lower center", ncols=10, frameon=False)
-    save_figure(figure, path, bbox_inches="tight", pad_inches=0.1)
+    save_figure(figure, path, **TIGHT)
 
 
 def thumbnails(axes: Axes, z: Map, images: Pixels, colours: Sequence[str], size: int) -> None:

@@ -266,9 +266,8 @@ def rows(here: Sequence[dict[str, Any]]) -> str:
             continue
         linear = fmean(line["linear"] for line in runs)
         above = "" if method in FRAMES or not base else f"{margin(runs, base):+.1f}"
-        times = {id(line): _processor_seconds(line) for line in runs}
-        timed = [line for line in runs if times[id(line)]]
-        seen, seconds = sum(line["seen"] for line in timed), sum(times[id(line)] for line in timed)
+        timed = [(line["seen"], took) for line in runs if (took := _processor_seconds(line))]
+        seen, seconds = (sum(of[i] for of in timed) for i in (0, 1))
         speed = f"{seen / seconds:,.0f}" if timed else ""
         minutes = f"{seconds / len(timed) / 60:.1f}" if timed else ""
         figures = [f"{fmean(line[key] for line in runs):.3f}" for key in ("knn", "linear", "few_label")]

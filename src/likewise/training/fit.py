@@ -65,9 +65,8 @@ def fit(method: Method, images: ImageSet, config: TrainConfig, run: Path, *, res
     resumed_at, log_every = place["step"], max(1, steps // 20_000)
     earlier = place.pop("seconds", 0.0), place.pop("processor_seconds", 0.0)  # what others spent on the steps so far
     save_due, stop = _save_clock(config.save_every), False
-    started, n_seen, value, feature_ranks = time.perf_counter(), 0, 0.0, float("nan")
-
-    worked = time.process_time()
+    started, worked = time.perf_counter(), time.process_time()
+    n_seen, value, feature_ranks = 0, 0.0, float("nan")
 
     def spent() -> float:
         return time.perf_counter() - started

@@ -87,12 +87,13 @@ def choose(
     n_picks = parse_budget(budget, len(x))
     if dry_run:
         return _cost(x, method, n_picks, budget, memory, options)
+    features = _identity(x)
     named = {"target": target, "scores": scores, "labels": labels}
     held = None if chosen is None else read_ids(chosen, "--chosen", len(x), paths)
     begun_with = None if held is None else f"{len(held)} images, hash {fingerprint([held])[:12]}"
     finished = None
     if resume and (out / "selection.json").is_file() and not (out / STATE).is_file():
-        asked = {"method": method, "budget": n_picks, "seed": seed, "features": _identity(x)}
+        asked = {"method": method, "budget": n_picks, "seed": seed, "features": features}
         asked |= {"options": {"metric": metric, **options}, "chosen": begun_with}
         asked |= {argument: None if value is None else str(value) for argument, value in named.items()}
         finished = _finished(out, asked)
@@ -120,7 +121,7 @@ def choose(
         selection = select(x, selector, budget, **how, **given, **options)
     peak = peak_memory_mb() - before
     folder = new_folder(out, "selection", SELECTION_FILES, overwrite=True)
-    about = {**selection.meta, "embeddings": str(source), "features": _identity(x), "data": where}
+    about = {**selection.meta, "embeddings": str(source), "features": features, "data": where}
     about |= {"method": method, "peak_memory_mb": peak}
     about |= {argument: str(value) for argument, value in named.items() if value is not None}
     if begun_with is not None:
@@ -175,15 +176,10 @@ def _finished(out: Path, asked: dict[str, Any]) -> Selection:
     """The selection that is there already, if it is the one asked for."""
     selection = Selection.load(out)
     for name, value in asked.items():
-        if name == "features" and selection.meta.get(name, value) != value:
-            raise UsageError(
-                f"--resume: {out} holds a finished selection from other features; pass --overwrite, or choose another"
-            )
-        if name != "features" and selection.meta.get(name) != value:
-            raise UsageError(
-                f"--resume: {out} holds a finished selection with {name}={selection.meta.get(name)!r}, not {value!r}; "
-                "pass --overwrite, or choose another"
-            )
+        had = selection.meta.get(name, value if name == "features" else None)  # older ones do not say of which
+        if had != value:
+            what = "from other features" if name == "features" else f"with {name}={had!r}, not {value!r}"
+            raise UsageError(f"--resume: {out} holds a finished selection {what}; pass --overwrite, or choose another")
     return selection
 
 
