@@ -124,7 +124,11 @@ def test_a_collapsed_run_is_a_line_too(tmp_path: Path, monkeypatch: pytest.Monke
         ({"seeds": 0}, "--set seeds=0: expected at least 1"),
         (
             {"only": "mae, simclr", "table": "mnist-quick"},
-            "--set only=mae: needs a ViT encoder, not that of mnist-quick; tables: mnist-vit-quick, cifar10-vit$",
+            "--set only=mae: needs a ViT encoder, which mnist-quick lacks; tables: mnist-vit-quick, cifar10-vit$",
+        ),
+        (
+            {"only": "colourisation", "table": "mnist-quick"},
+            "--set only=colourisation: needs images in colour, which mnist-quick lacks; tables: cifar10-quick, ",
         ),
     ],
 )

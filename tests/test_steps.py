@@ -9,13 +9,14 @@ from collections.abc import Callable
 from itertools import combinations
 from typing import Any, NamedTuple
 
+import kornia
 import pytest
 import torch
 from pytorch_metric_learning import losses as theirs
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from likewise.draws import Draws
+from likewise.draws import Draws, normal
 from likewise.encoders.vit import ViT, positions
 from likewise.methods import METHODS
 from likewise.methods.mae import MAE, rebuilt_error
@@ -391,6 +392,96 @@ def mae(m: Any, batch: Batch, kept: Kept, mask_ratio: float) -> Terms:
     return {"reconstruction": slow_rebuilt(drawn, m.encoder.patches(images), shuffled[:, n_seen:])}
 
 
+def rotnet(m: Any, batch: Batch, kept: Kept) -> Terms:
+    """Four turns of each of four views; turn t is to be told as t."""
+    found = [m.head(m.encoder(torch.rot90(view, turn, (2, 3)))) for view in batch.views for turn in range(4)]
+    losses = [F.cross_entropy(logits, torch.full((N,), i % 4)) for i, logits in enumerate(found)]
+    return {"cross-entropy": mean(losses)}
+
+
+def puzzle(m: Any, batch: Batch) -> list[list[Tensor]]:
+    """The nine tiles of each image, one by one: 2 x 2 pixels of cells as large."""
+    corners = [(row, column) for row in range(3) for column in range(3)]
+    (images,) = batch.views
+    return [[image[None, :, 2 * y : 2 * y + 2, 2 * x : 2 * x + 2] for y, x in corners] for image in images]
+
+
+def jigsaw(m: Any, batch: Batch, kept: Kept, n_permutations: int) -> Terms:
+    losses, drawn = [], batch.draws.image("shuffle", 1)
+    for cut, u in zip(puzzle(m, batch), drawn, strict=True):
+        number = int(u * n_permutations)
+        told = []
+        for i in m.orders[number].tolist():
+            tile = cut[i] - cut[i].mean((2, 3), keepdim=True)
+            tile = tile / cut[i].std((2, 3), keepdim=True).clamp(min=0.02) / 4 + 0.5
+            told.append(m.enter(m.encoder(tile)).relu())
+        losses.append(F.cross_entropy(m.head(torch.cat(told, 1)), torch.tensor([number])))
+    return {"cross-entropy": mean(losses)}
+
+
+def relative_patch(m: Any, batch: Batch, kept: Kept, drop_colours: bool) -> Terms:
+    losses = []
+    for cut in puzzle(m, batch):
+        features = [m.encoder(tile) for tile in cut]
+        for place, other in enumerate([0, 1, 2, 3, 5, 6, 7, 8]):
+            logits = m.head(torch.cat([features[4], features[other]], 1))
+            losses.append(F.cross_entropy(logits, torch.tensor([place])))
+    return {"cross-entropy": mean(losses)}
+
+
+def colourisation(m: Any, batch: Batch, kept: Kept, equal_share: float) -> Terms:
+    """Two places a side, each the mean colour of 4 x 4 pixels; how usual colours are is known from earlier steps."""
+    (images,) = batch.views
+    lab, losses = kornia.color.rgb_to_lab(images), []
+    usual = kept.get("usual", [torch.full((260,), 1 / 260)])
+    known = torch.stack(usual[1:]).mean(0) if len(usual) > 1 else usual[0]
+    weight = 1 / ((1 - equal_share) * known + equal_share / 260)
+    weight, found = weight / (known * weight).sum(), torch.zeros(260)
+    tokens = m.encoder.tokens((lab[:, :1] / 100).expand(-1, 3, -1, -1))[:, 1:]
+    places = m.enter(tokens.transpose(1, 2).reshape(N, WIDTH, 4, 4))
+    logits = m.head(F.interpolate(places, scale_factor=0.5, mode="bilinear"))
+    for image in range(N):
+        for y, x in ((0, 0), (0, 1), (1, 0), (1, 1)):
+            colour = lab[image, 1:, 4 * y : 4 * y + 4, 4 * x : 4 * x + 4].mean((1, 2))
+            distance, five = (m.middles - colour).norm(dim=1).sort()
+            share = (-(distance[:5] ** 2) / 50).exp()
+            share, five = share / share.sum(), five[:5]
+            losses.append(-weight[five[0]] * (share * torch.log(slow_softmax(logits[image, :, y, x]))[five]).sum())
+            found[five] += share / (4 * N)
+    kept["usual"] = [*usual, found]
+    return {"cross-entropy": mean(losses)}
+
+
+def denoising(m: Any, batch: Batch, kept: Kept, destroyed: float, noise: float) -> Terms:
+    (images,) = batch.views
+    black = batch.draws.image("destroyed", 1, 8, 8) <= destroyed
+    seen = torch.where(black, 0.0, images) + noise * normal(batch.draws.image("noise", 3, 8, 8))
+    return {"reconstruction": ((m.decoder(m.encoder(seen)) - images) ** 2).mean()}
+
+
+def inpainting(m: Any, batch: Batch, kept: Kept, n_blocks: int) -> Terms:
+    (images,) = batch.views
+    missing, errors = m.missing(images, batch.draws), []
+    drawn = m.decoder(m.encoder(images * ~missing + 0.5 * missing))
+    for i in range(N):
+        where = missing[i, 0]
+        assert 0 < int(where.sum()) < 64
+        errors.append((drawn[i][:, where] - images[i][:, where]).square().mean())
+    return {"reconstruction": mean(errors)}
+
+
+def vae(m: Any, batch: Batch, kept: Kept, code_dim: int, deviation: float, beta: float) -> Terms:
+    """Equation 10 of the paper, with one draw of the code and normal pixels."""
+    (images,) = batch.views
+    code = m.code(m.encoder(images))
+    middle, log_variance = code[:, :code_dim], code[:, code_dim:]
+    drawn = m.decoder(middle + torch.exp(0.5 * log_variance) * normal(batch.draws.image("code", code_dim)))
+    apart = -0.5 * (1 + log_variance - middle**2 - torch.exp(log_variance)).sum(1)
+    error = ((drawn - images) ** 2).sum((1, 2, 3)) / (2 * deviation**2)
+    kept["score"] = error + beta * apart
+    return {"reconstruction": error.mean(), "divergence": beta * apart.mean()}
+
+
 MERGED = torch.arange(N_IMAGES) // 2
 STEPS: list[tuple[str, Callable[..., Terms], dict[str, Any]]] = [
     ("vicreg", vicreg, {"invariance_weight": 2.0, "variance_weight": 3.0, "covariance_weight": 5.0}),
@@ -408,6 +499,13 @@ STEPS: list[tuple[str, Callable[..., Terms], dict[str, Any]]] = [
     ("data2vec", data2vec, {"n_layers": 2, "beta": 0.5, "hidden_share": 0.7}),
     ("ijepa", ijepa, {"n_layers": 2}),
     ("mae", mae, {"mask_ratio": 0.6}),
+    ("rotnet", rotnet, {}),
+    ("jigsaw", jigsaw, {"n_permutations": 5}),
+    ("relative-patch", relative_patch, {"drop_colours": False}),
+    ("colourisation", colourisation, {"equal_share": 0.4}),
+    ("denoising", denoising, {"destroyed": 0.4, "noise": 0.1}),
+    ("inpainting", inpainting, {"n_blocks": 2}),
+    ("vae", vae, {"code_dim": 4, "deviation": 0.5, "beta": 2.0}),
 ]
 
 

@@ -5,15 +5,19 @@ from likewise.errors import UsageError
 from likewise.methods.barlow_twins import BarlowTwins
 from likewise.methods.base import Method, reads_labels, recipe, title
 from likewise.methods.byol import BYOL
+from likewise.methods.colourisation import Colourisation
 from likewise.methods.data2vec import Data2Vec
 from likewise.methods.dcl import DCL
 from likewise.methods.deepcluster import DeepCluster
+from likewise.methods.denoising import Denoising
 from likewise.methods.dino import DINO
 from likewise.methods.dinov2 import DINOv2
 from likewise.methods.drlim import DrLIM
 from likewise.methods.exemplar import Exemplar
 from likewise.methods.ibot import IBOT
 from likewise.methods.ijepa import IJEPA
+from likewise.methods.inpainting import ContextEncoder
+from likewise.methods.jigsaw import Jigsaw
 from likewise.methods.lejepa import LeJEPA
 from likewise.methods.mae import MAE
 from likewise.methods.moco_v2 import MoCoV2
@@ -21,11 +25,14 @@ from likewise.methods.moco_v3 import MoCoV3
 from likewise.methods.msn import MSN
 from likewise.methods.nnclr import NNCLR
 from likewise.methods.npid import NPID
+from likewise.methods.relative_patch import RelativePatch
+from likewise.methods.rotnet import RotNet
 from likewise.methods.simclr import SimCLR
 from likewise.methods.simsiam import SimSiam
 from likewise.methods.supcon import SupCon
 from likewise.methods.supervised import Supervised
 from likewise.methods.swav import SwAV
+from likewise.methods.vae import VAE
 from likewise.methods.vicreg import VICReg
 from likewise.methods.w_mse import WMSE
 from likewise.types import pick
@@ -33,15 +40,19 @@ from likewise.types import pick
 METHODS: dict[str, type[Method]] = {
     "barlow-twins": BarlowTwins,
     "byol": BYOL,
+    "colourisation": Colourisation,
     "data2vec": Data2Vec,
     "dcl": DCL,
     "deepcluster": DeepCluster,
+    "denoising": Denoising,
     "dino": DINO,
     "dinov2": DINOv2,
     "drlim": DrLIM,
     "exemplar": Exemplar,
     "ibot": IBOT,
     "ijepa": IJEPA,
+    "inpainting": ContextEncoder,
+    "jigsaw": Jigsaw,
     "lejepa": LeJEPA,
     "mae": MAE,
     "moco-v2": MoCoV2,
@@ -49,11 +60,14 @@ METHODS: dict[str, type[Method]] = {
     "msn": MSN,
     "nnclr": NNCLR,
     "npid": NPID,
+    "relative-patch": RelativePatch,
+    "rotnet": RotNet,
     "simclr": SimCLR,
     "simsiam": SimSiam,
     "supcon": SupCon,
     "supervised": Supervised,
     "swav": SwAV,
+    "vae": VAE,
     "vicreg": VICReg,
     "w-mse": WMSE,
 }

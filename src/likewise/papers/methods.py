@@ -65,8 +65,12 @@ class Table(NamedTuple):
     batch: int = BATCH
 
     def takes(self, method: str) -> bool:
-        vit = method in METHODS and "a ViT encoder" in METHODS[method].needs
-        return not vit or self.settings["encoder"].startswith("vit")
+        needs = METHODS[method].needs if method in METHODS else ()
+        lacks = {
+            "a ViT encoder": not self.settings["encoder"].startswith("vit"),
+            "images in colour": self.data == "mnist",
+        }
+        return not any(lacks.get(need) for need in needs)
 
 
 # 200 epochs of batches of 512, as others' published benchmarks of CIFAR-10 on one GPU; followed by k-NN as it learns.
@@ -99,7 +103,8 @@ def reproduce(
         pick({**METHODS, **dict.fromkeys(FRAMES)}, method, "method")
         if only and not any(TABLES[name].takes(method) for name in names):
             fit = ", ".join(name for name in TABLES if TABLES[name].takes(method)) or "none"
-            raise UsageError(f"--set only={method}: needs a ViT encoder, not that of {', '.join(names)}; tables: {fit}")
+            needs = " and ".join(METHODS[method].needs)
+            raise UsageError(f"--set only={method}: needs {needs}, which {', '.join(names)} lacks; tables: {fit}")
     for name in names:
         run(out, name, wanted, range(seed, seed + (seeds or (1 if budget == "cpu" else 3))))
     write_text(out / "README.md", page(read(out)))

@@ -28,7 +28,7 @@ from likewise.training.distributed import agreed, average_gradients, is_main, wa
 from likewise.training.monitor import check_finite, feature_rank, knn_accuracy, save_pictures
 from likewise.training.optim import check, learning_rate, make_optimizer, set_rates
 from likewise.training.state import load_state, save_state
-from likewise.types import Batch, Encoder, Source, Step, TrainConfig, gather, rank, usable_device, world
+from likewise.types import Batch, Encoder, Source, Step, TrainConfig, gather, in_eval_mode, rank, usable_device, world
 
 RATE_SECONDS = 8.0  # for which throw-away steps are timed
 WORTH_IT = 1.2  # times the speed of float32, to train in bfloat16
@@ -150,7 +150,8 @@ def fit(method: Method, images: ImageSet, config: TrainConfig, run: Path, *, res
     if is_main():
         if bool(scores[1].any()):
             write_array(run / "scores.npy", (scores[0] / scores[1].clamp(min=1)).numpy())
-        pictures = method.pictures(batch) if n_seen else {}
+        with in_eval_mode(method):  # what is drawn to be looked at moves no statistics
+            pictures = method.pictures(batch) if n_seen else {}
         if pictures:
             save_pictures(run / "pictures", pictures)
         status("trained", taken, rate, data_share)

@@ -1,0 +1,313 @@
+"""What pretext and generative methods are made of, against slow references, kornia, and examples computed by hand."""
+
+import itertools
+import math
+
+import kornia
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from likewise.draws import Draws
+from likewise.encoders import build
+from likewise.encoders.convnet import convnet
+from likewise.encoders.vit import vit_nano
+from likewise.errors import UsageError
+from likewise.methods.colourisation import nearest_squares, rebalanced, squares, to_lab, to_rgb, told_colours
+from likewise.methods.denoising import Denoising
+from likewise.methods.drawing import Decoder
+from likewise.methods.inpainting import ContextEncoder, missing_error
+from likewise.methods.jigsaw import Jigsaw, permutations
+from likewise.methods.relative_patch import without_colour
+from likewise.methods.rotnet import told_turns, turned
+from likewise.methods.tiles import evened, tile_size, tiles, together
+from likewise.methods.vae import divergence
+from likewise.types import DataInfo
+from test_losses_distillation import agree, draw, slow_softmax
+
+KEYS = torch.arange(1, 7)
+DRAWS = Draws(0, 0, 0, KEYS)
+
+
+# Rotation
+
+
+def slow_turns(logits: Tensor, first: int = 0) -> Tensor:
+    """Rows of turn t start at t b; each is to name t."""
+    b, total = len(logits) // 4, torch.zeros(())
+    for row in range(4 * b):
+        total = total - torch.log(slow_softmax(logits[row])[(row // b + first) % 4])
+    return total / (4 * b)
+
+
+def test_the_loss_of_turns() -> None:
+    logits = draw(12, 4)
+    assert agree(lambda x: told_turns(x).mean(), slow_turns, logits)
+    assert not agree(lambda x: told_turns(x).mean(), lambda x: slow_turns(x, first=1), logits)
+
+
+def test_the_loss_of_turns_by_hand() -> None:
+    """Two images; the network is sure (log 3 against 0) of the first one's turns, of the second it says nothing."""
+    logits = torch.zeros(8, 4)
+    for turn in range(4):
+        logits[2 * turn, turn] = math.log(3)
+    assert told_turns(logits).tolist() == pytest.approx([math.log(2), math.log(4)])  # 3 / (3 + 1 + 1 + 1)
+
+
+def test_turns_are_those_of_the_pixels() -> None:
+    images = draw(2, 3, 5, 5)
+    made = turned(images).unflatten(0, (4, 2))
+    for turn, image in itertools.product(range(4), range(2)):
+        assert np.array_equal(made[turn, image].numpy(), np.rot90(images[image].numpy(), turn, (1, 2)))
+
+
+# Tiles
+
+
+def test_each_tile_is_cut_from_its_own_cell() -> None:
+    images = torch.arange(6 * 3 * 14 * 14).reshape(6, 3, 14, 14).float()
+    cut, places = tiles(images, 3, DRAWS), set()
+    for image, number in itertools.product(range(6), range(9)):
+        top, left = number // 3 * 4, number % 3 * 4
+        found = [
+            (y, x)
+            for y, x in itertools.product(range(2), range(2))
+            if torch.equal(cut[image, number], images[image, :, top + y : top + y + 3, left + x : left + x + 3])
+        ]
+        assert len(found) == 1
+        places.add(found[0])
+    assert places == {(0, 0), (0, 1), (1, 0), (1, 1)}
+
+
+def test_tiles_without_room_make_the_image_again() -> None:
+    images = draw(6, 3, 12, 12).sigmoid()
+    assert torch.equal(together(tiles(images, 4, DRAWS)), images)
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "patch", "expected"),
+    [
+        ("convnet", 32, None, 8),
+        ("convnet", 28, None, 7),
+        ("convnet", 6, None, 2),
+        ("resnet18", 224, None, 56),
+        ("vit-nano", 32, 4, 8),
+        ("vit-nano", 28, 7, 7),
+        ("vit-nano", 224, 16, 48),
+    ],
+)
+def test_a_tile_is_about_three_quarters_of_a_cell(name: str, size: int, patch: int | None, expected: int) -> None:
+    data = DataInfo(4, 3, size)
+    assert tile_size(build(name, data, **({"patch": patch} if patch else {})), data) == expected
+
+
+def test_an_image_too_small_for_tiles_is_an_error() -> None:
+    with pytest.raises(UsageError, match="size=8: a cell of a 3 x 3 grid is 2 pixels; expected 4"):
+        tile_size(vit_nano(DataInfo(4, 3, 8), patch=4), DataInfo(4, 3, 8))
+    with pytest.raises(UsageError, match="n_permutations=1"):
+        Jigsaw(convnet(DataInfo(4, 3, 32)), DataInfo(4, 3, 32), views=(), n_permutations=1)
+
+
+def test_evened_tiles_are_told_by_neither_brightness_nor_contrast() -> None:
+    cut = draw(6, 9, 3, 5, 5).sigmoid()
+    made = evened(cut)
+    torch.testing.assert_close(made.mean((3, 4)), torch.full((6, 9, 3), 0.5))
+    torch.testing.assert_close(made.std((3, 4)), torch.full((6, 9, 3), 0.25))
+    torch.testing.assert_close(evened(0.2 + 0.5 * cut), made, rtol=1e-4, atol=1e-5)
+    assert torch.isfinite(evened(torch.full((1, 9, 1, 3, 3), 0.3))).all()
+
+
+def test_permutations_are_the_farthest_from_those_before() -> None:
+    """The greedy rule, by brute force on the whole list; and orders that differ in all nine places are there first."""
+    chosen = permutations(12)
+    assert (np.sort(chosen, 1) == np.arange(9)).all()
+    apart = (chosen[:, None] != chosen[None]).sum(2)
+    assert (apart[np.triu_indices(9, 1)] == 9).all()  # nine rows of a Latin square
+    every = np.array(list(itertools.permutations(range(9))), dtype=np.int8)
+    for k in (1, 8, 9, 11):
+        distance = (every[:, None] != chosen[None, :k]).sum(2)
+        best = max(zip(distance.min(1).tolist(), distance.sum(1).tolist(), strict=True))
+        mine = (chosen[k] != chosen[:k]).sum(1)
+        assert (mine.min(), mine.sum()) == best
+    assert len(np.unique(permutations(100), axis=0)) == 100
+    assert np.array_equal(permutations(100)[:12], chosen)
+
+
+def test_a_tile_without_colour_keeps_one_channel() -> None:
+    cut = draw(6, 9, 3, 4, 4).sigmoid()
+    made, channels = without_colour(cut, DRAWS), set()
+    for image, number in itertools.product(range(6), range(9)):
+        tile, before = made[image, number], cut[image, number]
+        (kept,) = (c for c in range(3) if torch.equal(tile[c], before[c]))
+        channels.add(kept)
+        for c in {0, 1, 2} - {kept}:
+            assert float((tile[c] - before[kept].mean()).abs().max()) < 0.05 * float(before[kept].std())
+            assert float(tile[c].std()) > 0
+    assert channels == {0, 1, 2}
+
+
+# Colours
+
+
+def test_lab_is_that_of_kornia_and_back() -> None:
+    images = torch.rand(2, 3, 9, 9, generator=torch.Generator().manual_seed(0))
+    images[0, :, :3] *= 0.05  # the dark, where the curve is a line
+    torch.testing.assert_close(to_lab(images), kornia.color.rgb_to_lab(images), rtol=1e-3, atol=2e-2)
+    torch.testing.assert_close(to_rgb(to_lab(images)), images, rtol=1e-4, atol=1e-4)
+    assert to_lab(torch.ones(1, 3, 1, 1)).flatten().tolist() == pytest.approx([100, 0, 0], abs=0.01)
+    assert to_lab(torch.tensor([1.0, 0, 0]).reshape(1, 3, 1, 1)).flatten().tolist() == pytest.approx(
+        [53.24, 80.09, 67.20], abs=0.02
+    )
+
+
+def test_every_colour_of_a_screen_is_in_a_square_and_every_square_has_one() -> None:
+    middles = squares()
+    assert len(middles) == 260
+    random = torch.rand(20_000, 3, generator=torch.Generator().manual_seed(0))
+    colours = to_lab(random.T.reshape(1, 3, -1, 1))[0, 1:, :, 0].T
+    assert float((colours.unsqueeze(1) - middles).abs().amax(2).amin(1).max()) < 7  # 5, but for a few at the rim
+    assert (middles % 10 == 0).all()
+
+
+def slow_colours(logits: Tensor, colours: Tensor, middles: Tensor, weight: Tensor, spread: float = 5.0) -> Tensor:
+    total = torch.zeros(())
+    for row, colour in zip(logits, colours, strict=True):
+        distance = [float((colour - middle).norm()) for middle in middles]
+        five = sorted(range(len(middles)), key=lambda q: distance[q])[:5]
+        shares = [math.exp(-(distance[q] ** 2) / (2 * spread**2)) for q in five]
+        log_p = torch.log(slow_softmax(row))
+        told = sum(share * log_p[q] for share, q in zip(shares, five, strict=True)) / sum(shares)
+        total = total - weight[five[0]] * told
+    return total / len(logits)
+
+
+def test_the_loss_of_colours() -> None:
+    middles, colours, logits = 10 * draw(12, 2), 10 * draw(7, 2, seed=1), draw(7, 12, seed=2)
+    weight = draw(12, seed=3).exp()
+
+    def fast(x: Tensor) -> Tensor:
+        return told_colours(x, *nearest_squares(colours, middles), weight).mean()
+
+    assert agree(fast, lambda x: slow_colours(x, colours, middles, weight), logits)
+    assert not agree(fast, lambda x: slow_colours(x, colours, middles, weight, spread=4.0), logits)
+    assert not agree(fast, lambda x: slow_colours(x, colours, middles, weight.flip(0)), logits)
+
+
+def test_the_loss_of_colours_by_hand() -> None:
+    """A colour at the middle of a square, among six on a line 10 apart: shares are normal in 0, 10, 20, 30 and 40."""
+    middles = torch.tensor([[10.0 * i, 0] for i in range(6)])
+    which, share = nearest_squares(torch.zeros(1, 2), middles)
+    assert which.tolist() == [[0, 1, 2, 3, 4]]
+    sizes = [math.exp(-2 * i**2) for i in range(5)]
+    assert share[0].tolist() == pytest.approx([size / sum(sizes) for size in sizes], abs=1e-6)
+    loss = told_colours(torch.zeros(1, 6), which, share, torch.tensor([3.0, 1, 1, 1, 1, 1]))
+    assert loss.tolist() == pytest.approx([3 * math.log(6)], rel=1e-5)
+
+
+def test_rare_colours_weigh_more_and_all_weigh_one_on_average() -> None:
+    usual = torch.tensor([0.5, 0.3, 0.2, 0.0])
+    assert rebalanced(usual, 1.0).tolist() == pytest.approx([1, 1, 1, 1])
+    weight = rebalanced(usual, 0.5)  # inverse to (0.375, 0.275, 0.225, 0.125)
+    assert (weight[3] / weight[0]).item() == pytest.approx(3)
+    assert (weight[2] / weight[0]).item() == pytest.approx(0.375 / 0.225)
+    assert (usual * weight).sum().item() == pytest.approx(1)
+
+
+# Drawing
+
+
+def slow_missing(drawn: Tensor, images: Tensor, missing: Tensor) -> Tensor:
+    total = torch.zeros(())
+    for image in range(len(drawn)):
+        places = missing[image, 0].nonzero().tolist()
+        errors = [(drawn[image, c, y, x] - images[image, c, y, x]) ** 2 for c in range(3) for y, x in places]
+        total = total + sum(errors) / len(errors)
+    return total / len(drawn)
+
+
+def test_the_loss_of_missing_blocks() -> None:
+    drawn, images = draw(4, 3, 5, 5), draw(4, 3, 5, 5, seed=1)
+    missing = draw(4, 1, 5, 5, seed=2) > 0.3
+    assert agree(lambda x: missing_error(x, images, missing).mean(), lambda x: slow_missing(x, images, missing), drawn)
+    assert not agree(
+        lambda x: missing_error(x, images, missing).mean(), lambda x: slow_missing(x, images, ~missing), drawn
+    )
+
+
+def test_the_loss_of_missing_blocks_by_hand() -> None:
+    """Errors of 1, 2 and 3 where two pixels of four are missing, one of four, and none."""
+    drawn = torch.tensor([1.0, 2.0, 3.0]).reshape(3, 1, 1, 1).expand(3, 1, 2, 2)
+    missing = torch.zeros(3, 1, 2, 2, dtype=torch.bool)
+    missing[0, 0, 0], missing[1, 0, 1, 1] = True, True
+    assert missing_error(drawn, torch.zeros(3, 1, 2, 2), missing).tolist() == [1, 4, 0]
+
+
+def test_about_a_quarter_of_an_image_is_missing() -> None:
+    data, keys = DataInfo(4, 3, 32), torch.arange(400)
+    images, draws = torch.zeros(400, 3, 32, 32), Draws(0, 0, 0, keys)
+    missing = ContextEncoder(convnet(data), data, views=()).missing(images, draws)
+    share = missing.float().mean((1, 2, 3))
+    assert float(share.min()) > 0.06
+    assert float(share.max()) < 0.51
+    assert 0.2 < float(share.mean()) < 0.4
+    middle = ContextEncoder(convnet(data), data, views=(), n_blocks=1, block_area=(0.25, 0.25))
+    assert float(middle.missing(images, draws).float().mean()) == pytest.approx(0.25, abs=0.02)
+
+
+def test_the_stated_share_of_pixels_is_destroyed() -> None:
+    data, images = DataInfo(4, 3, 32), torch.ones(6, 3, 32, 32)
+    made = Denoising(convnet(data), data, views=(), destroyed=0.3).corrupt(images, DRAWS)
+    assert float((made == 0).float().mean()) == pytest.approx(0.3, abs=0.02)
+    assert torch.equal(made.amin(1), made.amax(1))  # a pixel's channels go together
+    noisy = Denoising(convnet(data), data, views=(), destroyed=0.0, noise=0.2).corrupt(images, DRAWS)
+    assert float(noisy.std()) == pytest.approx(0.2, abs=0.01)
+    assert torch.equal(Denoising(convnet(data), data, views=(), destroyed=0.0).corrupt(images, DRAWS), images)
+
+
+def slow_divergence(mean: Tensor, log_variance: Tensor, sign: float = 1.0) -> Tensor:
+    total = torch.zeros(())
+    for i, j in itertools.product(range(mean.shape[0]), range(mean.shape[1])):
+        m, s = mean[i, j], log_variance[i, j]
+        total = total - 0.5 * (1 + s - sign * m**2 - torch.exp(s))
+    return total / len(mean)
+
+
+def test_the_divergence_of_codes() -> None:
+    mean, log_variance = draw(5, 3), draw(5, 3, seed=1)
+    assert agree(lambda m, s: divergence(m, s).mean(), slow_divergence, mean, log_variance)
+    assert not agree(lambda m, s: divergence(m, s).mean(), lambda m, s: slow_divergence(m, s, -1), mean, log_variance)
+    normal = torch.distributions.Normal
+    theirs = torch.distributions.kl_divergence(normal(mean, (log_variance / 2).exp()), normal(0.0, 1.0)).sum(1)
+    torch.testing.assert_close(divergence(mean, log_variance), theirs)
+
+
+def test_the_divergence_of_codes_by_hand() -> None:
+    """A standard normal has none; a mean of 2 costs 2 nats; a deviation of e costs (e^2 - 1 - 2) / 2."""
+    mean, log_variance = torch.tensor([[0.0], [2.0], [0.0]]), torch.tensor([[0.0], [0.0], [2.0]])
+    assert divergence(mean, log_variance).tolist() == pytest.approx([0, 2, (math.e**2 - 3) / 2])
+
+
+@pytest.mark.parametrize("size", [5, 8, 28, 32, 50, 96])
+def test_a_decoder_draws_images_of_the_right_size(size: int) -> None:
+    data = DataInfo(4, 2, size)
+    decoder = Decoder(6, data, 4)
+    drawn = decoder(draw(3, 6))
+    assert drawn.shape == (3, 2, size, size)
+    sides = torch.autograd.grad(drawn.square().sum(), decoder.enter.weight)[0]
+    assert (sides.unflatten(0, (-1, decoder.cells**2)).abs().sum((0, 2)) > 0).all()  # no cell is cut off whole
+    assert decoder.cells <= 7
+
+
+def test_a_decoder_can_draw_any_one_image() -> None:
+    data, image = DataInfo(1, 3, 12), F.interpolate(draw(2, 3, 6, 6).sigmoid(), 12)
+    torch.manual_seed(0)
+    decoder = Decoder(8, data, 8)
+    optimizer = torch.optim.Adam(decoder.parameters(), lr=1e-2)
+    for _ in range(100):
+        optimizer.zero_grad()
+        loss = (decoder(torch.eye(8)[:2]) - image).square().mean()
+        loss.backward()
+        optimizer.step()
+    assert float(loss.detach()) < 3e-3
