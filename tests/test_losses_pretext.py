@@ -252,7 +252,7 @@ def test_about_a_quarter_of_an_image_is_missing() -> None:
     assert float(share.min()) > 0.06
     assert float(share.max()) < 0.51
     assert 0.2 < float(share.mean()) < 0.4
-    middle = ContextEncoder(convnet(data), data, views=(), n_blocks=1, block_area=(0.25, 0.25))
+    middle = ContextEncoder(convnet(data), data, views=(), n_missing=1, missing_area=(0.25, 0.25))
     assert float(middle.missing(images, draws).float().mean()) == pytest.approx(0.25, abs=0.02)
 
 

@@ -459,7 +459,7 @@ def denoising(m: Any, batch: Batch, kept: Kept, destroyed: float, noise: float) 
     return {"reconstruction": ((m.decoder(m.encoder(seen)) - images) ** 2).mean()}
 
 
-def inpainting(m: Any, batch: Batch, kept: Kept, n_blocks: int) -> Terms:
+def inpainting(m: Any, batch: Batch, kept: Kept, n_missing: int) -> Terms:
     (images,) = batch.views
     missing, errors = m.missing(images, batch.draws), []
     drawn = m.decoder(m.encoder(images * ~missing + 0.5 * missing))
@@ -504,7 +504,7 @@ STEPS: list[tuple[str, Callable[..., Terms], dict[str, Any]]] = [
     ("relative-patch", relative_patch, {"drop_colours": False}),
     ("colourisation", colourisation, {"equal_share": 0.4}),
     ("denoising", denoising, {"destroyed": 0.4, "noise": 0.1}),
-    ("inpainting", inpainting, {"n_blocks": 2}),
+    ("inpainting", inpainting, {"n_missing": 2}),
     ("vae", vae, {"code_dim": 4, "deviation": 0.5, "beta": 2.0}),
 ]
 

@@ -41,21 +41,21 @@ class ContextEncoder(Method):
         data: DataInfo,
         *,
         views: Sequence[View],
-        n_blocks: int = 4,
-        block_area: tuple[float, float] = (0.0625, 0.125),
+        n_missing: int = 4,
+        missing_area: tuple[float, float] = (0.0625, 0.125),
         drawing_width: int = 16,
     ) -> None:
         super().__init__()
-        if n_blocks < 1:
-            raise UsageError(f"n_blocks={n_blocks}: expected at least 1")
-        if not 0 < block_area[0] <= block_area[1] < 1:
-            raise UsageError(f"block_area={list(block_area)}: expected two rising shares between 0 and 1")
-        self.encoder, self.views, self.n_blocks, self.block_area = encoder, views, n_blocks, block_area
+        if n_missing < 1:
+            raise UsageError(f"n_missing={n_missing}: expected at least 1")
+        if not 0 < missing_area[0] <= missing_area[1] < 1:
+            raise UsageError(f"missing_area={list(missing_area)}: expected two rising shares between 0 and 1")
+        self.encoder, self.views, self.n_missing, self.missing_area = encoder, views, n_missing, missing_area
         self.decoder = Decoder(encoder.dim, data, drawing_width)
 
     def missing(self, images: Images, draws: Draws) -> Bool[Tensor, "b 1 h w"]:
         h, w = images.shape[2:]
-        return rectangles(draws, h, w, self.n_blocks, area=self.block_area).any(1).unflatten(1, (1, h, w))
+        return rectangles(draws, h, w, self.n_missing, area=self.missing_area).any(1).unflatten(1, (1, h, w))
 
     def step(self, batch: Batch) -> Step:
         (images,) = batch.views
