@@ -7,12 +7,13 @@ import kornia
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from likewise.draws import Draws
 from likewise.encoders import build
 from likewise.encoders.convnet import convnet
+from likewise.encoders.external import External
 from likewise.encoders.vit import vit_nano
 from likewise.errors import UsageError
 from likewise.methods.colourisation import nearest_squares, rebalanced, squares, to_lab, to_rgb, told_colours
@@ -103,9 +104,15 @@ def test_a_tile_is_about_three_quarters_of_a_cell(name: str, size: int, patch: i
     assert tile_size(build(name, data, **({"patch": patch} if patch else {})), data) == expected
 
 
-def test_an_image_too_small_for_tiles_is_an_error() -> None:
+def test_an_encoder_or_image_that_cannot_be_cut_into_tiles_is_an_error() -> None:
     with pytest.raises(UsageError, match="size=8: a cell of a 3 x 3 grid is 2 pixels; expected 4"):
         tile_size(vit_nano(DataInfo(4, 3, 8), patch=4), DataInfo(4, 3, 8))
+    data = DataInfo(4, 3, 32)
+    whole = External(nn.Sequential(nn.Flatten(), nn.Linear(3 * 32**2, 4)), data)
+    with pytest.raises(UsageError, match="encoder: takes whole images, but no tiles of 8 x 8 pixels: mat1"):
+        tile_size(whole, data)
+    with pytest.raises(UsageError, match="encoder: gives tiles of 8 x 8 pixels 8 features; expected 128"):
+        tile_size(External(nn.Conv2d(3, 2, 4, 4), data), data)
     with pytest.raises(UsageError, match="n_permutations=1"):
         Jigsaw(convnet(DataInfo(4, 3, 32)), DataInfo(4, 3, 32), views=(), n_permutations=1)
 
