@@ -17,8 +17,8 @@ Tiles = Float[Tensor, "b 9 c s s"]
 def tile_size(encoder: Encoder, data: DataInfo) -> int:
     """The side of a tile: about three quarters of a cell of a 3 x 3 grid, so that edges do not give neighbours away.
 
-    For a ViT it is a multiple of the patch. Raises UsageError where a cell is less than a patch, and for an encoder that
-    does not take images of that size, or gives them other features.
+    For a ViT it is a multiple of the patch. Raises UsageError where a cell is less than a patch, and for an encoder
+    that does not take images of that size, or gives them other features.
     """
     cell, patch = data.size // SIDE, encoder.patch if isinstance(encoder, ViT) else 1
     if cell < max(2, patch):
