@@ -1,8 +1,10 @@
 """What every listed method must do. A method is tested by being listed."""
 
 import copy
+import re
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -74,6 +76,12 @@ def test_terms_are_finite_scalars(method: Method, images: ImageSet) -> None:
         assert torch.isfinite(value), name
     assert all(not value.requires_grad for value in step.shown.values())
     assert step.score is None or (torch.isfinite(step.score).all() and not step.score.requires_grad)
+
+
+def test_what_is_shown_is_explained(method: Method, images: ImageSet) -> None:
+    page = (Path(__file__).parents[1] / "docs" / "figures.md").read_text().partition("## pretrain")[2]
+    explained = set(re.findall(r"`([^`]+)`", page))
+    assert {"loss", "rank", "knn", *method.step(batch_of(method, images)).shown} <= explained
 
 
 def test_terms_are_finite_in_bfloat16(method: Method, images: ImageSet) -> None:
