@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from typing import Any
 
 import kornia
 import numpy as np
@@ -16,16 +17,25 @@ from likewise.encoders.convnet import convnet
 from likewise.encoders.external import External
 from likewise.encoders.vit import vit_nano
 from likewise.errors import UsageError
-from likewise.methods.colourisation import nearest_squares, rebalanced, squares, to_lab, to_rgb, told_colours
+from likewise.methods import METHODS
+from likewise.methods.colourisation import (
+    Colourisation,
+    nearest_squares,
+    rebalanced,
+    squares,
+    to_lab,
+    to_rgb,
+    told_colours,
+)
 from likewise.methods.denoising import Denoising
 from likewise.methods.drawing import Decoder
 from likewise.methods.inpainting import ContextEncoder, missing_error
-from likewise.methods.jigsaw import Jigsaw, permutations
+from likewise.methods.jigsaw import permutations
 from likewise.methods.relative_patch import without_colour
 from likewise.methods.rotnet import told_turns, turned
 from likewise.methods.tiles import evened, tile_size, tiles, together
-from likewise.methods.vae import divergence
-from likewise.types import DataInfo
+from likewise.methods.vae import VAE, divergence
+from likewise.types import Batch, DataInfo, Encoder
 from test_losses_distillation import agree, draw, slow_softmax
 
 KEYS = torch.arange(1, 7)
@@ -94,6 +104,8 @@ def test_tiles_without_room_make_the_image_again() -> None:
         ("convnet", 28, None, 7),
         ("convnet", 6, None, 2),
         ("resnet18", 224, None, 56),
+        ("vit-nano", 24, 4, 4),  # two patches would leave no gap
+        ("vit-nano", 12, 4, 4),
         ("vit-nano", 32, 4, 8),
         ("vit-nano", 28, 7, 7),
         ("vit-nano", 224, 16, 48),
@@ -105,7 +117,7 @@ def test_a_tile_is_about_three_quarters_of_a_cell(name: str, size: int, patch: i
 
 
 def test_an_encoder_or_image_that_cannot_be_cut_into_tiles_is_an_error() -> None:
-    with pytest.raises(UsageError, match="size=8: a cell of a 3 x 3 grid is 2 pixels; expected 4"):
+    with pytest.raises(UsageError, match="size=8: has no room for 3 x 3 tiles; expected at least 12"):
         tile_size(vit_nano(DataInfo(4, 3, 8), patch=4), DataInfo(4, 3, 8))
     data = DataInfo(4, 3, 32)
     whole = External(nn.Sequential(nn.Flatten(), nn.Linear(3 * 32**2, 4)), data)
@@ -113,8 +125,6 @@ def test_an_encoder_or_image_that_cannot_be_cut_into_tiles_is_an_error() -> None
         tile_size(whole, data)
     with pytest.raises(UsageError, match="encoder: gives tiles of 8 x 8 pixels 8 features; expected 128"):
         tile_size(External(nn.Conv2d(3, 2, 4, 4), data), data)
-    with pytest.raises(UsageError, match="n_permutations=1"):
-        Jigsaw(convnet(DataInfo(4, 3, 32)), DataInfo(4, 3, 32), views=(), n_permutations=1)
 
 
 def test_evened_tiles_are_told_by_neither_brightness_nor_contrast() -> None:
@@ -144,15 +154,16 @@ def test_permutations_are_the_farthest_from_those_before() -> None:
 
 def test_a_tile_without_colour_keeps_one_channel() -> None:
     cut = draw(6, 9, 3, 4, 4).sigmoid()
-    made, channels = without_colour(cut, DRAWS), set()
+    made, channels = without_colour(cut, DRAWS), [set[int]() for _ in range(6)]
     for image, number in itertools.product(range(6), range(9)):
         tile, before = made[image, number], cut[image, number]
         (kept,) = (c for c in range(3) if torch.equal(tile[c], before[c]))
-        channels.add(kept)
+        channels[image].add(kept)
         for c in {0, 1, 2} - {kept}:
             assert float((tile[c] - before[kept].mean()).abs().max()) < 0.05 * float(before[kept].std())
             assert float(tile[c].std()) > 0
-    assert channels == {0, 1, 2}
+    assert [len(of_image) > 1 for of_image in channels] == [True] * 6  # each tile has a lot of its own
+    assert set().union(*channels) == {0, 1, 2}
 
 
 # Colours
@@ -169,9 +180,13 @@ def test_lab_is_that_of_kornia_and_back() -> None:
     )
 
 
-def test_every_colour_of_a_screen_is_in_a_square_and_every_square_has_one() -> None:
+def test_squares_are_those_that_colours_fall_into() -> None:
     middles = squares()
     assert len(middles) == 260
+    levels = torch.linspace(0, 1, 40).double()
+    every = kornia.color.rgb_to_lab(torch.cartesian_prod(levels, levels, levels).T.reshape(1, 3, -1, 1))
+    fallen = (every[0, 1:, :, 0].T / 10).round().unique(dim=0) * 10
+    assert torch.equal(fallen.float(), middles)
     random = torch.rand(20_000, 3, generator=torch.Generator().manual_seed(0))
     colours = to_lab(random.T.reshape(1, 3, -1, 1))[0, 1:, :, 0].T
     assert float((colours.unsqueeze(1) - middles).abs().amax(2).amin(1).max()) < 7  # 5, but for a few at the rim
@@ -251,14 +266,14 @@ def test_the_loss_of_missing_blocks_by_hand() -> None:
     assert missing_error(drawn, torch.zeros(3, 1, 2, 2), missing).tolist() == [1, 4, 0]
 
 
-def test_about_a_quarter_of_an_image_is_missing() -> None:
+def test_three_tenths_of_an_image_are_missing() -> None:
     data, keys = DataInfo(4, 3, 32), torch.arange(400)
     images, draws = torch.zeros(400, 3, 32, 32), Draws(0, 0, 0, keys)
     missing = ContextEncoder(convnet(data), data, views=()).missing(images, draws)
     share = missing.float().mean((1, 2, 3))
     assert float(share.min()) > 0.06
     assert float(share.max()) < 0.51
-    assert 0.2 < float(share.mean()) < 0.4
+    assert float(share.mean()) == pytest.approx(0.305, abs=0.015)
     middle = ContextEncoder(convnet(data), data, views=(), n_missing=1, missing_area=(0.25, 0.25))
     assert float(middle.missing(images, draws).float().mean()) == pytest.approx(0.25, abs=0.02)
 
@@ -318,3 +333,76 @@ def test_a_decoder_can_draw_any_one_image() -> None:
         loss.backward()
         optimizer.step()
     assert float(loss.detach()) < 3e-3
+
+
+CONV, VIT = (made(DataInfo(4, 3, 32)) for made in (convnet, vit_nano))
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "says"),
+    [
+        ("jigsaw", {"n_permutations": 1}, "n_permutations=1: expected from 2"),
+        ("denoising", {"destroyed": 1.0}, "destroyed=1.0: expected a share from 0 to below 1"),
+        ("denoising", {"noise": -0.1}, "noise=-0.1: expected a deviation of 0 or more"),
+        ("inpainting", {"n_missing": 0}, "n_missing=0: expected at least 1"),
+        ("inpainting", {"missing_area": (0.2, 0.1)}, r"missing_area=\[0.2, 0.1\]: expected two rising shares"),
+        ("inpainting", {"n_missing": 16}, "n_missing=16 of missing_area=.*: would hide all of an image"),
+        ("vae", {"deviation": 0.0}, "deviation=0.0: expected a positive number"),
+        ("colourisation", {"equal_share": 0.0}, "equal_share=0.0: expected a share above 0"),
+    ],
+)
+def test_what_no_training_can_go_by_is_refused(name: str, options: dict[str, Any], says: str) -> None:
+    with pytest.raises(UsageError, match=says):
+        METHODS[name](CONV, DataInfo(4, 3, 32), views=(), **options)
+
+
+def test_colourisation_needs_colours_and_places() -> None:
+    data = DataInfo(4, 3, 32)
+    with pytest.raises(UsageError, match="needs images in colour; these have channels=1"):
+        Colourisation(convnet(DataInfo(4, 1, 32)), DataInfo(4, 1, 32), views=())
+    for encoder in (vit_nano(data, pool="cls"), External(nn.Flatten(), data)):
+        with pytest.raises(UsageError, match="colourisation needs one with maps"):
+            Colourisation(encoder, data, views=())
+    with pytest.raises(UsageError, match="its last map of an image of 32 pixels is a single place"):
+        Colourisation(vit_nano(data, patch=32), data, views=())
+
+
+def test_a_code_may_be_far_from_normal() -> None:
+    """Means and variances as the layer gives them, and finite where it gives far too much."""
+    vae = VAE(CONV, DataInfo(4, 3, 32), views=(), code_dim=3)
+    with torch.no_grad():
+        vae.code.bias.copy_(torch.tensor([5.0, -7.0, 0.0, 6.0, -6.0, 300.0]))
+        vae.code.weight.zero_()
+    mean, log_variance = vae.codes(torch.rand(2, 3, 32, 32))
+    assert mean.tolist() == [[5, -7, 0]] * 2
+    assert log_variance.tolist() == [[6, -6, 20]] * 2
+
+
+class Known(Encoder):
+    """Features that say which image it is."""
+
+    dim = 2
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images.flatten(1).mean(1, keepdim=True) * torch.tensor([1.0, 2.0])
+
+
+def test_pictures_show_what_was_given_and_what_is_drawn() -> None:
+    """A drawing shows in the missing blocks alone; a denoised image everywhere; a colour is the annealed mean."""
+    data, images = DataInfo(6, 3, 8), draw(6, 3, 8, 8).sigmoid()
+    batch = Batch([images], torch.arange(6).unsqueeze(1), 0.0, DRAWS)
+    inpainting = ContextEncoder(Known(), data, views=())
+    seen, missing = inpainting.pictures(batch), inpainting.missing(images, DRAWS)
+    drawn = inpainting.decoder(inpainting.encoder(seen["missing"])).detach().clamp(0, 1)
+    assert torch.equal(seen["missing"], images * ~missing + 0.5 * missing)
+    torch.testing.assert_close(seen["drawn"], images * ~missing + drawn * missing)
+    denoising = Denoising(Known(), data, views=())
+    seen = denoising.pictures(batch)
+    torch.testing.assert_close(seen["drawn"], denoising.decoder(denoising.encoder(seen["corrupted"])).clamp(0, 1))
+    colours = Colourisation(convnet(data, width=4, n_stages=2), data, views=()).eval()
+    seen, lab = colours.pictures(batch), to_lab(images)
+    share = torch.stack([(row / 0.38).exp() for row in colours.tell(lab[:, :1] / 100).flatten(0, 2)])
+    told = (share / share.sum(1, keepdim=True)) @ squares()
+    told = F.interpolate(told.reshape(6, 2, 2, 2).permute(0, 3, 1, 2), 8, mode="bilinear")
+    expected = to_rgb(torch.cat([lab[:, :1], told], 1)).clamp(0, 1)
+    torch.testing.assert_close(seen["coloured"], expected, rtol=1e-3, atol=1e-3)

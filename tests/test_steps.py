@@ -6,6 +6,7 @@ heads without batch normalisation. What it leaves behind (centre, queue, bank) i
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import combinations
 from typing import Any, NamedTuple
 
@@ -20,8 +21,9 @@ from likewise.draws import Draws, normal
 from likewise.encoders.vit import ViT, positions
 from likewise.methods import METHODS
 from likewise.methods.mae import MAE, rebuilt_error
-from likewise.methods.masking import Predictor
+from likewise.methods.masking import Predictor, rectangles
 from likewise.methods.parts import Prototypes, Teacher, unit
+from likewise.methods.relative_patch import without_colour
 from likewise.types import Batch, DataInfo
 from likewise.verbs.settings import keywords
 from likewise.views import RECIPES
@@ -395,6 +397,7 @@ def mae(m: Any, batch: Batch, kept: Kept, mask_ratio: float) -> Terms:
 def rotnet(m: Any, batch: Batch, kept: Kept) -> Terms:
     """Four turns of each of four views; turn t is to be told as t."""
     found = [m.head(m.encoder(torch.rot90(view, turn, (2, 3)))) for view in batch.views for turn in range(4)]
+    kept["shown"] = {"error": mean([(logits.argmax(1) != i % 4).float() for i, logits in enumerate(found)])}
     losses = [F.cross_entropy(logits, torch.full((N,), i % 4)) for i, logits in enumerate(found)]
     return {"cross-entropy": mean(losses)}
 
@@ -407,7 +410,7 @@ def puzzle(m: Any, batch: Batch) -> list[list[Tensor]]:
 
 
 def jigsaw(m: Any, batch: Batch, kept: Kept, n_permutations: int) -> Terms:
-    losses, drawn = [], batch.draws.image("shuffle", 1)
+    losses, wrong, drawn = [], [], batch.draws.image("shuffle", 1)
     for cut, u in zip(puzzle(m, batch), drawn, strict=True):
         number = int(u * n_permutations)
         told = []
@@ -415,17 +418,25 @@ def jigsaw(m: Any, batch: Batch, kept: Kept, n_permutations: int) -> Terms:
             tile = cut[i] - cut[i].mean((2, 3), keepdim=True)
             tile = tile / cut[i].std((2, 3), keepdim=True).clamp(min=0.02) / 4 + 0.5
             told.append(m.enter(m.encoder(tile)).relu())
-        losses.append(F.cross_entropy(m.head(torch.cat(told, 1)), torch.tensor([number])))
+        logits = m.head(torch.cat(told, 1))
+        losses.append(F.cross_entropy(logits, torch.tensor([number])))
+        wrong.append((logits.argmax(1) != number).float())
+    kept["shown"] = {"error": mean(wrong)}
     return {"cross-entropy": mean(losses)}
 
 
 def relative_patch(m: Any, batch: Batch, kept: Kept, drop_colours: bool) -> Terms:
-    losses = []
-    for cut in puzzle(m, batch):
+    losses, wrong = [], []
+    for image, cut in enumerate(puzzle(m, batch)):
+        if drop_colours:
+            grey = without_colour(torch.cat(cut).unsqueeze(0), replace(batch.draws, keys=batch.draws.keys[[image]]))
+            cut = list(grey[0].split(1))
         features = [m.encoder(tile) for tile in cut]
         for place, other in enumerate([0, 1, 2, 3, 5, 6, 7, 8]):
             logits = m.head(torch.cat([features[4], features[other]], 1))
             losses.append(F.cross_entropy(logits, torch.tensor([place])))
+            wrong.append((logits.argmax(1) != place).float())
+    kept["shown"] = {"error": mean(wrong)}
     return {"cross-entropy": mean(losses)}
 
 
@@ -439,14 +450,14 @@ def colourisation(m: Any, batch: Batch, kept: Kept, equal_share: float) -> Terms
     weight, found = weight / (known * weight).sum(), torch.zeros(260)
     tokens = m.encoder.tokens((lab[:, :1] / 100).expand(-1, 3, -1, -1))[:, 1:]
     places = m.enter(tokens.transpose(1, 2).reshape(N, WIDTH, 4, 4))
-    logits = m.head(F.interpolate(places, scale_factor=0.5, mode="bilinear"))
+    logits = m.leave(m.mix(F.interpolate(places, scale_factor=0.5, mode="bilinear")).permute(0, 2, 3, 1))
     for image in range(N):
         for y, x in ((0, 0), (0, 1), (1, 0), (1, 1)):
             colour = lab[image, 1:, 4 * y : 4 * y + 4, 4 * x : 4 * x + 4].mean((1, 2))
             distance, five = (m.middles - colour).norm(dim=1).sort()
             share = (-(distance[:5] ** 2) / 50).exp()
             share, five = share / share.sum(), five[:5]
-            losses.append(-weight[five[0]] * (share * torch.log(slow_softmax(logits[image, :, y, x]))[five]).sum())
+            losses.append(-weight[five[0]] * (share * torch.log(slow_softmax(logits[image, y, x]))[five]).sum())
             found[five] += share / (4 * N)
     kept["usual"] = [*usual, found]
     return {"cross-entropy": mean(losses)}
@@ -461,7 +472,7 @@ def denoising(m: Any, batch: Batch, kept: Kept, destroyed: float, noise: float) 
 
 def inpainting(m: Any, batch: Batch, kept: Kept, n_missing: int) -> Terms:
     (images,) = batch.views
-    missing, errors = m.missing(images, batch.draws), []
+    missing, errors = rectangles(batch.draws, 8, 8, n_missing, area=(0.0625, 0.125)).any(1).reshape(N, 1, 8, 8), []
     drawn = m.decoder(m.encoder(images * ~missing + 0.5 * missing))
     for i in range(N):
         where = missing[i, 0]
@@ -479,6 +490,7 @@ def vae(m: Any, batch: Batch, kept: Kept, code_dim: int, deviation: float, beta:
     apart = -0.5 * (1 + log_variance - middle**2 - torch.exp(log_variance)).sum(1)
     error = ((drawn - images) ** 2).sum((1, 2, 3)) / (2 * deviation**2)
     kept["score"] = error + beta * apart
+    kept["shown"] = {"active": mean([(column.var(correction=0) > 0.01).float() for column in middle.detach().T])}
     return {"reconstruction": error.mean(), "divergence": beta * apart.mean()}
 
 
@@ -502,6 +514,7 @@ STEPS: list[tuple[str, Callable[..., Terms], dict[str, Any]]] = [
     ("rotnet", rotnet, {}),
     ("jigsaw", jigsaw, {"n_permutations": 5}),
     ("relative-patch", relative_patch, {"drop_colours": False}),
+    ("relative-patch", relative_patch, {"drop_colours": True}),
     ("colourisation", colourisation, {"equal_share": 0.4}),
     ("denoising", denoising, {"destroyed": 0.4, "noise": 0.1}),
     ("inpainting", inpainting, {"n_missing": 2}),
@@ -528,6 +541,8 @@ def test_a_step_is_its_formula(name: str, reference: Callable[..., Terms], optio
         torch.testing.assert_close(step.terms, expected, rtol=1e-4, atol=1e-5)
         ours = gradients(method, step.terms)
         torch.testing.assert_close(ours, gradients(method, expected), rtol=1e-3, atol=1e-4)
+        if "shown" in kept:
+            torch.testing.assert_close(dict(step.shown), kept["shown"])
         if "score" in kept:
             torch.testing.assert_close(step.score, kept["score"].detach(), rtol=1e-4, atol=1e-5)
 

@@ -87,6 +87,15 @@ def test_same_command_same_bits(method: str, whole: dict[str, Path], tmp_path: P
     assert weights_hash(load(tmp_path / "again")) == weights_hash(load(whole[method]))
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_the_encoder_that_is_kept_is_the_one_that_was_saved_last(method: str, whole: dict[str, Path]) -> None:
+    """What is drawn at the end, to be looked at, moves no statistics."""
+    newest = sorted((whole[method] / "state").iterdir())[-1]
+    trained = load_file(newest / "method.safetensors")
+    for name, value in load(whole[method]).state_dict().items():
+        assert torch.equal(value, trained[f"encoder.{name}"]), name
+
+
 KILL = """
 import json, os, signal, sys
 import numpy as np, torch, torch._dynamo  # which the first optimiser step would import in every child

@@ -6,7 +6,7 @@ from typing import Any
 from likewise.encoders.convnet import ConvNet, convnet
 from likewise.encoders.drlim import MNISTNet, NORBNet, drlim_mnist, drlim_norb
 from likewise.encoders.exemplar import ExemplarNet, exemplar_large, exemplar_matching, exemplar_medium, exemplar_small
-from likewise.encoders.external import External, external, imported
+from likewise.encoders.external import External, attempt, external, imported
 from likewise.encoders.normalise import Normalise, normaliser
 from likewise.encoders.pixels import Pixels
 from likewise.encoders.resnet import ResNet, resnet18, resnet34, resnet50
@@ -50,6 +50,7 @@ __all__ = [
     "Pixels",
     "ResNet",
     "ViT",
+    "attempt",
     "build",
     "imported",
     "normaliser",

@@ -34,18 +34,28 @@ class External(Encoder):
             )
         self.normalise = Normalise(data.channels)
         self.module = module
-        try:
-            with in_eval_mode(module), torch.no_grad():
-                out = module(torch.zeros(1, data.channels, data.size, data.size))
-        except (RuntimeError, ValueError, TypeError) as error:
-            shape, why = f"{data.channels} x {data.size} x {data.size}", str(error).partition("\n")[0]
-            raise UsageError(f"encoder {type(module).__name__}: fails on images of {shape}: {why}") from None
+        shape = f"{data.channels} x {data.size} x {data.size}"
+        name = f"encoder {type(module).__name__}"
+        out = attempt(module, data.channels, data.size, f"{name}: fails on images of {shape}")
         if not isinstance(out, Tensor):
-            raise UsageError(f"encoder {type(module).__name__}: returns {type(out).__name__}; expected one tensor")
+            raise UsageError(f"{name}: returns {type(out).__name__}; expected one tensor")
         self.dim = out.flatten(1).shape[1]
 
     def forward(self, images: Images) -> Float[Tensor, "b dim"]:
         return self.module(self.normalise(images)).flatten(1)
+
+
+def attempt(module: nn.Module, channels: int, side: int, failed: str) -> Any:
+    """What a module makes of one black image, in evaluation mode.
+
+    Raises UsageError, which says `failed` and the first line of the reason, where it makes nothing.
+    """
+    try:
+        with in_eval_mode(module), torch.no_grad():
+            return module(torch.zeros(1, channels, side, side))
+    except (RuntimeError, ValueError, TypeError, AssertionError) as error:
+        why = str(error).partition("\n")[0]
+        raise UsageError(f"{failed}: {why}") from None
 
 
 def external(name: str, data: DataInfo, **arguments: Any) -> Encoder:

@@ -1,8 +1,8 @@
 """Colourisation (Zhang et al., 2016): from an image in grey, tell the colour of each place as one of many classes.
 
 arXiv 1603.08511. Colours are a and b of CIE Lab, in squares of 10 x 10; a place's target is spread over the five
-nearest, and rare colours weigh more. The classes are the 260 squares that colours of a screen fall into (the authors
-list 313), and how usual each is is measured while training. Places are told from the last maps of the encoder.
+nearest, and rare colours weigh more. The classes are the 260 squares that colours of 40 levels a channel fall into (the
+authors list 313), and how usual each is is measured while training. Places are told from the last maps of the encoder.
 """
 
 import functools
@@ -50,7 +50,7 @@ def to_rgb(lab: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
 
 @functools.lru_cache
 def squares() -> Float[Tensor, "q 2"]:
-    """The middles (a, b) of all squares that some colour of a screen falls into."""
+    """The middles (a, b) of the squares that some colour of 40 levels a channel falls into."""
     levels = torch.linspace(0, 1, 40)
     every = torch.cartesian_prod(levels, levels, levels).T.reshape(1, 3, -1, 1)
     return ((to_lab(every)[0, 1:, :, 0].T / SQUARE).round().unique(dim=0)) * SQUARE
@@ -60,9 +60,9 @@ def nearest_squares(
     colours: Float[Tensor, "m 2"], middles: Float[Tensor, "q 2"]
 ) -> tuple[Int[Tensor, "m 5"], Float[Tensor, "m 5"]]:
     """The five nearest squares of each colour, the nearest first, and their shares: normal in the distance."""
-    distance = torch.cdist(colours, middles, compute_mode="donot_use_mm_for_euclid_dist")  # products would lose bits
-    distance, which = distance.topk(NEAREST, largest=False)
-    return which, (-distance.square() / (2 * SPREAD**2)).softmax(1)
+    squared = (colours[:, :1] - middles[:, 0]).square() + (colours[:, 1:] - middles[:, 1]).square()
+    squared, which = squared.topk(NEAREST, largest=False)
+    return which, (-squared / (2 * SPREAD**2)).softmax(1)
 
 
 @full_precision
@@ -93,7 +93,7 @@ class Colourisation(Method):
     """One view "b 3 h w" -> lightness -> encoder's last map -> head -> class of colour at a quarter of the size."""
 
     family = "pretext"
-    needs = ("images in colour",)
+    needs = ("images in colour", "an encoder with maps")
     default_views = "weak"
     middles: Tensor
     usual: Tensor
@@ -110,9 +110,12 @@ class Colourisation(Method):
     ) -> None:
         super().__init__()
         if data.channels != 3:
-            raise UsageError(f"method colourisation: needs images in colour; these have {data.channels} channel")
+            raise UsageError(f"method colourisation: needs images in colour; these have channels={data.channels}")
         if not hasattr(encoder, "dense") or (isinstance(encoder, ViT) and encoder.pool == "cls"):
-            raise UsageError("encoder: colourisation needs maps that are averaged (convnet, resnet18, vit-nano, ...)")
+            raise UsageError(
+                "encoder: colourisation needs one with maps that its features are made of (convnet, resnet18, vit-nano "
+                "with pool=mean, ...)"
+            )
         if not 0 < equal_share <= 1:
             raise UsageError(f"equal_share={equal_share}: expected a share above 0, and at most 1")
         self.encoder, self.views, self.equal_share = encoder, views, equal_share
@@ -121,26 +124,28 @@ class Colourisation(Method):
         self.register_buffer("usual", torch.full((len(squares()),), 1 / len(squares())))
         self.register_buffer("n_averaged", torch.zeros((), dtype=torch.int64))
         with in_eval_mode(encoder), torch.no_grad():
-            width = last_map(encoder, torch.zeros(1, data.channels, data.size, data.size)).shape[1]
+            width, *places = last_map(encoder, torch.zeros(1, data.channels, data.size, data.size)).shape[1:]
+        if places == [1, 1]:
+            raise UsageError(
+                f"encoder: its last map of an image of {data.size} pixels is a single place; colourisation needs more"
+            )
         self.enter = nn.Sequential(nn.Conv2d(width, hidden_dim, 1, bias=False), nn.BatchNorm2d(hidden_dim), nn.ReLU())
-        self.head = nn.Sequential(
-            nn.Conv2d(hidden_dim, hidden_dim, 3, 1, 1, bias=False),
-            nn.BatchNorm2d(hidden_dim),
-            nn.ReLU(),
-            nn.Conv2d(hidden_dim, len(squares()), 1),
-        )
+        around = nn.Conv2d(hidden_dim, hidden_dim, 3, 1, 1, bias=False)
+        self.mix = nn.Sequential(around, nn.BatchNorm2d(hidden_dim), nn.ReLU())
+        self.leave = nn.Linear(hidden_dim, len(squares()))
 
-    def tell(self, lightness: Float[Tensor, "b 1 h w"]) -> Float[Tensor, "b q i j"]:
+    def tell(self, lightness: Float[Tensor, "b 1 h w"]) -> Float[Tensor, "b i j q"]:
         """The score of each class of colour at each place; lightness is from 0 to 1."""
         place = self.enter(last_map(self.encoder, lightness.expand(-1, 3, -1, -1)))
-        return self.head(F.interpolate(place, (self.side, self.side), mode="bilinear", align_corners=False))
+        place = F.interpolate(place, (self.side, self.side), mode="bilinear", align_corners=False)
+        return self.leave(self.mix(place).permute(0, 2, 3, 1))
 
     def step(self, batch: Batch) -> Step:
         (images,) = batch.views
         lab = to_lab(images)
         colours = F.adaptive_avg_pool2d(lab[:, 1:], self.side).permute(0, 2, 3, 1).flatten(0, 2)  # "bij 2"
         which, share = nearest_squares(colours, self.middles)
-        logits = self.tell(lab[:, :1] / 100).permute(0, 2, 3, 1).flatten(0, 2)
+        logits = self.tell(lab[:, :1] / 100).flatten(0, 2)
         weight = rebalanced(self.usual, self.equal_share)
         loss = told_colours(logits, which, share, weight).unflatten(0, (len(images), -1)).mean(1)
         if self.training:
@@ -154,8 +159,8 @@ class Colourisation(Method):
         """The image, its lightness, and the lightness with the colours told (their annealed mean)."""
         (images,) = batch.views
         lightness = to_lab(images)[:, :1]
-        share = (self.tell(lightness / 100).float() / SHARPENED).softmax(1)
-        colours = torch.einsum("bqij,qc->bcij", share, self.middles)
+        share = (self.tell(lightness / 100).float() / SHARPENED).softmax(3)
+        colours = torch.einsum("bijq,qc->bcij", share, self.middles)
         colours = F.interpolate(colours, images.shape[2:], mode="bilinear", align_corners=False)
         grey = (lightness / 100).expand(-1, 3, -1, -1).clamp(0, 1)
         return {"image": images, "lightness": grey, "coloured": to_rgb(torch.cat([lightness, colours], 1)).clamp(0, 1)}

@@ -15,8 +15,8 @@ WIDEST = 256
 class Decoder(nn.Module):
     """Features "b dim" -> an image "b c size size": a map of at most 7 x 7 cells, doubled until it is large enough.
 
-    Nearest neighbours and a convolution double it, which draws no chequers as transposed convolutions do. The features
-    of an average over places say little about where things are; what little they say is all that it has.
+    Nearest neighbours and a convolution double it, which draws no chequers as transposed convolutions do. A matrix, not
+    a convolution, makes the pixels: no normalisation follows, so that its scale has to be learned (see `Muon`).
     """
 
     def __init__(self, dim: int, data: DataInfo, width: int) -> None:
@@ -29,11 +29,12 @@ class Decoder(nn.Module):
         for before, after in pairwise(widths):
             layers += [nn.Upsample(scale_factor=2), nn.Conv2d(before, after, 3, 1, 1, bias=False)]
             layers += [nn.BatchNorm2d(after), nn.ReLU(inplace=True)]
-        self.draw = nn.Sequential(*layers, nn.Conv2d(widths[-1], data.channels, 3, 1, 1))
+        self.draw, self.leave = nn.Sequential(*layers), nn.Linear(widths[-1], data.channels)
 
     def forward(self, features: Float[Tensor, "b dim"]) -> Images:
         cells = self.enter(features).unflatten(1, (-1, self.cells, self.cells))
-        return self.draw(cells)[:, :, : self.size, : self.size]
+        drawn = self.draw(cells)[:, :, : self.size, : self.size]
+        return self.leave(drawn.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
 @full_precision

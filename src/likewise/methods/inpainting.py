@@ -1,6 +1,6 @@
 """Context encoder (Pathak et al., 2016): parts of an image are missing, and the network draws them.
 
-arXiv 1604.07379. Blocks of a sixteenth to an eighth of the image, about a quarter of it together, are filled with grey;
+arXiv 1604.07379. Blocks of a sixteenth to an eighth of the image, three tenths of it together, are filled with grey;
 the loss is on them only. The paper's adversarial term, which makes drawings sharper, is left out.
 """
 
@@ -50,6 +50,8 @@ class ContextEncoder(Method):
             raise UsageError(f"n_missing={n_missing}: expected at least 1")
         if not 0 < missing_area[0] <= missing_area[1] < 1:
             raise UsageError(f"missing_area={list(missing_area)}: expected two rising shares between 0 and 1")
+        if n_missing * missing_area[0] >= 1:
+            raise UsageError(f"n_missing={n_missing} of missing_area={list(missing_area)}: would hide all of an image")
         self.encoder, self.views, self.n_missing, self.missing_area = encoder, views, n_missing, missing_area
         self.decoder = Decoder(encoder.dim, data, drawing_width)
 

@@ -28,10 +28,10 @@ def permutations(n: int) -> Int[np.ndarray, "n 9"]:
     """`n` orders of nine tiles, each as far from those before it as can be: the most places differ from the nearest
     of them, then from all together, then the first in the alphabet."""
     every = np.array(list(itertools.permutations(range(N_TILES))), dtype=np.int8)
-    chosen = [0]
+    columns, chosen = every.T.copy(), [0]  # a column at a time is twelve times as fast
     nearest, total = np.full(len(every), N_TILES, dtype=np.int64), np.zeros(len(every), dtype=np.int64)
     for _ in range(n - 1):
-        distance = (every != every[chosen[-1]]).sum(1)
+        distance = sum((column != column[chosen[-1]]).view(np.int8) for column in columns)
         nearest, total = np.minimum(nearest, distance), total + distance
         chosen.append(int((nearest * (N_TILES * n) + total).argmax()))
     return every[chosen].astype(np.int64)
@@ -60,7 +60,7 @@ class Jigsaw(Method):
         self.encoder, self.views, self.tile = encoder, views, tile_size(encoder, data)
         self.enter = mlp(encoder.dim, tile_dim, last_norm=True)
         self.head = mlp(N_TILES * tile_dim, hidden_dim, n_permutations)
-        self.register_buffer("orders", torch.from_numpy(permutations(n_permutations)), persistent=False)
+        self.register_buffer("orders", torch.tensor(permutations(n_permutations)), persistent=False)
 
     def shuffle(self, batch: Batch) -> tuple[Tensor, Int[Tensor, " b"]]:
         """Tiles "b 9 c s s" as they lie after the shuffle, and the number of the shuffle."""

@@ -47,7 +47,7 @@ class RelativePatch(Method):
     ) -> None:
         super().__init__()
         self.encoder, self.views, self.tile = encoder, views, tile_size(encoder, data)
-        self.drop_colours = drop_colours and data.channels > 1
+        self.drop_colours = drop_colours
         self.head = mlp(2 * encoder.dim, hidden_dim, hidden_dim, N_TILES - 1)
 
     def cut(self, batch: Batch) -> Tiles:

@@ -47,8 +47,9 @@ class RotNet(Method):
     def step(self, batch: Batch) -> Step:
         made = encode(lambda images: self.head(self.encoder(images)), [turned(view) for view in batch.views])
         loss = torch.stack([told_turns(logits) for logits in made]).mean(0)
-        turns = torch.arange(TURNS, device=loss.device).repeat_interleave(len(loss))
-        error = torch.stack([(logits.argmax(1) != turns).float().mean() for logits in made]).mean()
+        turns = torch.arange(TURNS, device=loss.device).unsqueeze(1)
+        wrong = [logits.argmax(1).unflatten(0, (TURNS, -1)) != turns for logits in made]
+        error = torch.stack(wrong).float().mean()
         return Step({"cross-entropy": loss.mean()}, {"error": error}, loss.detach())
 
     def pictures(self, batch: Batch) -> dict[str, Images]:

@@ -5,9 +5,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from likewise.draws import Draws
+from likewise.encoders.external import attempt
 from likewise.encoders.vit import ViT
 from likewise.errors import UsageError
-from likewise.types import DataInfo, Encoder, Images, in_eval_mode
+from likewise.types import DataInfo, Encoder, Images
 
 SIDE = 3  # tiles a side
 N_TILES = SIDE**2
@@ -17,21 +18,16 @@ Tiles = Float[Tensor, "b 9 c s s"]
 def tile_size(encoder: Encoder, data: DataInfo) -> int:
     """The side of a tile: about three quarters of a cell of a 3 x 3 grid, so that edges do not give neighbours away.
 
-    For a ViT it is a multiple of the patch. Raises UsageError where a cell is less than a patch, and for an encoder
-    that does not take images of that size, or gives them other features.
+    For a ViT it is a multiple of the patch; where a cell is a single patch there are no gaps. Raises UsageError where a
+    cell is less than that, and for an encoder that does not take images of that size, or gives them other features.
     """
     cell, patch = data.size // SIDE, encoder.patch if isinstance(encoder, ViT) else 1
-    if cell < max(2, patch):
-        raise UsageError(
-            f"size={data.size}: a cell of a {SIDE} x {SIDE} grid is {cell} pixels; expected {max(2, patch)}"
-        )
-    side = min(max(1, round(0.75 * cell / patch)), cell // patch) * patch
-    try:
-        with in_eval_mode(encoder), torch.no_grad():
-            width = encoder(torch.zeros(1, data.channels, side, side)).shape[1]
-    except (RuntimeError, ValueError) as error:
-        why = str(error).partition("\n")[0]
-        raise UsageError(f"encoder: takes whole images, but no tiles of {side} x {side} pixels: {why}") from None
+    least = max(2, patch)
+    if cell < least:
+        raise UsageError(f"size={data.size}: has no room for {SIDE} x {SIDE} tiles; expected at least {SIDE * least}")
+    side = max(least, min(round(0.75 * cell / patch), (cell - 1) // patch) * patch)
+    failed = f"encoder: takes whole images, but no tiles of {side} x {side} pixels"
+    width = attempt(encoder, data.channels, side, failed).shape[1]
     if width != encoder.dim:
         raise UsageError(f"encoder: gives tiles of {side} x {side} pixels {width} features; expected {encoder.dim}")
     return side

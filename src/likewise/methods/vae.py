@@ -2,7 +2,8 @@
 
 arXiv 1312.6114. The loss is minus the evidence lower bound, in nats and up to a constant: pixels are normal around what
 is drawn, with a fixed `deviation`; `beta` weighs the divergence of the codes (Higgins et al., 2017). The features are
-what the layer of the codes is given, not the codes, as other methods' are what their heads are given.
+what the layer of the codes is given, not the codes, as other methods' are what their heads are given. Shown is the
+share of a code's numbers that are `active`: whose means vary over images (Burda et al., 2015, arXiv 1509.00519).
 """
 
 from collections.abc import Sequence
@@ -61,9 +62,7 @@ class VAE(Method):
         code = mean + (log_variance / 2).exp() * normal(batch.draws.image("code", mean.shape[1]))
         error = squared_error(self.decoder(code), images).flatten(1).sum(1) / (2 * self.deviation**2)
         apart = self.beta * divergence(mean, log_variance)
-        active = (
-            (gather(mean.detach()).var(0, correction=0) > 0.01).float().mean()
-        )  # Burda et al., 2015, arXiv 1509.00519
+        active = (gather(mean.detach()).var(0, correction=0) > 0.01).float().mean()
         terms = {"reconstruction": error.mean(), "divergence": apart.mean()}
         return Step(terms, {"active": active}, (error + apart).detach())
 

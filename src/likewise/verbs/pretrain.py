@@ -30,7 +30,7 @@ from likewise.embedding import (
     save_encoder,
     weights_hash,
 )
-from likewise.encoders import External, build, normaliser
+from likewise.encoders import External, attempt, build, normaliser
 from likewise.errors import DataError, TrainingError, UsageError
 from likewise.evaluation.health import health
 from likewise.evaluation.verdict import describe
@@ -45,7 +45,7 @@ from likewise.training.distributed import agreed, is_main, process_group, wait_f
 from likewise.training.fit import fit, make_batch, settle, trial_rate
 from likewise.training.monitor import save_pictures
 from likewise.training.state import whole_states
-from likewise.types import Embeddings, Encoder, TrainConfig, in_eval_mode, typed, usable_device
+from likewise.types import Embeddings, Encoder, TrainConfig, typed, usable_device
 from likewise.verbs.ids import read_ids
 from likewise.verbs.relation import make_relation
 from likewise.verbs.settings import BUDGET, DEFAULT, Plan, checked_size, differences, make_plan, plain, read_recipe
@@ -385,12 +385,7 @@ def _check_encoder(plan: Plan, encoder: Encoder, channels: int, views: Sequence[
         raise UsageError(f"encoder={plan.encoder_name}: has no weights to learn; `evaluate` judges it as it is")
     for side in dict.fromkeys(view.size for view in views):
         what = f"encoder={plan.encoder_name} with views={plan.views!r}, some of {side} pixels"
-        try:
-            with in_eval_mode(encoder), torch.no_grad():
-                width = encoder(torch.zeros(1, channels, side, side)).shape[1]
-        except (RuntimeError, ValueError) as error:
-            why = str(error).partition("\n")[0]
-            raise UsageError(f"{what}: it fails on these: {why}") from None
+        width = attempt(encoder, channels, side, f"{what}: it fails on these").shape[1]
         if width != encoder.dim:
             raise UsageError(
                 f"{what}: it makes {width} features of these and {encoder.dim} of {plan.size} pixels; expected equally "
