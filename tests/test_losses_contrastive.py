@@ -365,12 +365,30 @@ def test_whitened_rows_have_the_identity_for_covariance() -> None:
     assert not torch.allclose(whiten(z, 0.5).T.cov(), torch.eye(6), atol=1e-2)
 
 
+def test_no_dimension_hides_from_whitening() -> None:
+    """One that outweighs the others 30,000 times, and any scale: all are whitened. At 0.001 the others would vanish."""
+    z = draw(200, 6) * torch.tensor([3e4, 1, 1, 1, 1, 1])
+    white = whiten(z, 1e-12)
+    assert torch.allclose(white.T.cov(), torch.eye(6), atol=1e-2)
+    assert float(whiten(z, 1e-3).var(0)[1:].max()) < 1e-4
+    torch.testing.assert_close(whiten(1000 * z, 1e-8), whiten(z, 1e-8), rtol=1e-4, atol=1e-4)
+
+
+def test_whitening_too_few_rows_is_finite_and_of_no_numbers_is_not() -> None:
+    assert torch.isfinite(whiten(draw(3, 6), 1e-8)).all()
+    assert torch.isfinite(whiten(torch.ones(3, 6), 1e-8)).all()
+    broken = draw(9, 4)
+    broken[2, 1] = float("nan")
+    assert not torch.isfinite(whiten(broken, 1e-8)).any()
+
+
 def slow_whiten(z: Tensor, shrinkage: float) -> Tensor:
     """Cholesky and forward substitution, entry by entry."""
     n, d = z.shape
     z = z - z.sum(0) / n
+    variance = (z**2).sum() / (n - 1) / d
     c = [
-        [(z[:, i] * z[:, j]).sum() / (n - 1) * (1 - shrinkage) + shrinkage * (i == j) for j in range(d)]
+        [(z[:, i] * z[:, j]).sum() / (n - 1) * (1 - shrinkage) + shrinkage * variance * (i == j) for j in range(d)]
         for i in range(d)
     ]
     factor: list[list[Any]] = [[None] * d for _ in range(d)]

@@ -1,11 +1,13 @@
 """W-MSE (Ermolov et al., 2020): views agree after whitening, which alone keeps the embeddings from collapsing.
 
 arXiv 2007.06346. Each view is whitened in slices of `slice_size` images, drawn anew each step and alike for all views;
-of several processes each whitens its own. The covariance is brought `shrinkage` of the way to the identity, so that it
-has an inverse in small batches too: whitening says something when a slice has twice as many images as dimensions, of
-which there are no more than half as many as images in all.
+of several processes each whitens its own. The covariance is brought `shrinkage` of the way to the identity times its
+mean variance, so that it has an inverse in small batches too: whitening says something when a slice has twice as many
+images as dimensions, of which there are no more than half as many as images in all. What is shrunk is not whitened, and
+there a network can hide: at 0.001 all but one direction vanished (LOG.md). So it is tiny, and computed in float64.
 """
 
+import math
 from collections.abc import Sequence
 from itertools import combinations
 
@@ -21,12 +23,18 @@ from likewise.views import View
 
 @full_precision
 def whiten(z: Float[Tensor, "n d"], shrinkage: float) -> Float[Tensor, "n d"]:
-    """Mean zero and covariance the identity, by the inverse of the covariance's Cholesky factor."""
-    z = z - z.mean(0)
-    covariance = z.T @ z / max(1, len(z) - 1)
-    eye = torch.eye(z.shape[1], device=z.device)
-    factor = torch.linalg.cholesky(torch.lerp(covariance, eye, shrinkage))
-    return torch.linalg.solve_triangular(factor, z.T, upper=False).T
+    """Mean zero and covariance the identity, by the inverse of the covariance's Cholesky factor.
+
+    Rows that are not finite, or a covariance without an inverse, give rows that are not finite.
+    """
+    exact = z if z.device.type == "mps" else z.double()  # which has no float64
+    exact = exact - exact.mean(0)
+    covariance = exact.T @ exact / max(1, len(z) - 1)
+    eye = torch.eye(z.shape[1], device=z.device, dtype=exact.dtype)
+    variance = covariance.diagonal().mean().clamp(min=1e-12)
+    factor, failed = torch.linalg.cholesky_ex(torch.lerp(covariance, eye * variance, shrinkage))
+    factor = factor.masked_fill(failed > 0, math.nan)
+    return torch.linalg.solve_triangular(factor, exact.T, upper=False).T.to(z.dtype)
 
 
 class WMSE(Method):
@@ -43,7 +51,7 @@ class WMSE(Method):
         *,
         views: Sequence[View],
         slice_size: int = 128,
-        shrinkage: float = 1e-3,
+        shrinkage: float = 1e-8,
         hidden_dim: int = 512,
         output_dim: int = 64,
     ) -> None:
