@@ -64,13 +64,11 @@ class Table(NamedTuple):
     n_probed: int | None = None  # training images, those with the smallest keys, that the probes learn from; None: all
     batch: int = BATCH
 
-    def takes(self, method: str) -> bool:
-        needs = METHODS[method].needs if method in METHODS else ()
-        lacks = {
-            "a ViT encoder": not self.settings["encoder"].startswith("vit"),
-            "images in colour": self.data == "mnist",
-        }
-        return not any(lacks.get(need) for need in needs)
+    def lacks(self, method: str) -> list[str]:
+        """What a method needs and is not here."""
+        vit, colour = self.settings["encoder"].startswith("vit"), self.data != "mnist"
+        here = {"a ViT encoder": vit, "images in colour": colour}
+        return [need for need in METHODS[method].needs if not here.get(need, True)] if method in METHODS else []
 
 
 # 200 epochs of batches of 512, as others' published benchmarks of CIFAR-10 on one GPU; followed by k-NN as it learns.
@@ -101,9 +99,9 @@ def reproduce(
         pick(TABLES, name, "table")
     for method in wanted:
         pick({**METHODS, **dict.fromkeys(FRAMES)}, method, "method")
-        if only and not any(TABLES[name].takes(method) for name in names):
-            fit = ", ".join(name for name in TABLES if TABLES[name].takes(method)) or "none"
-            needs = " and ".join(METHODS[method].needs)
+        if only and all(TABLES[name].lacks(method) for name in names):
+            fit = ", ".join(name for name in TABLES if not TABLES[name].lacks(method)) or "none"
+            needs = " and ".join(TABLES[names[0]].lacks(method))
             raise UsageError(f"--set only={method}: needs {needs}, which {', '.join(names)} lacks; tables: {fit}")
     for name in names:
         run(out, name, wanted, range(seed, seed + (seeds or (1 if budget == "cpu" else 3))))
@@ -118,7 +116,7 @@ def run(out: Path, name: str, wanted: Sequence[str], seeds: Sequence[int]) -> No
     done = {(line["table"], line["method"], line["seed"]) for line in read(out)}
     for seed in seeds:
         for method in wanted:
-            if setting.takes(method) and (name, method, seed) not in done:
+            if not setting.lacks(method) and (name, method, seed) not in done:
                 say(f"{name}: {method}, seed {seed}")
                 line = {"table": name, "method": method, "seed": seed, **one(out, name, method, seed, train, test)}
                 append_line(out / "runs.jsonl", line)
