@@ -121,7 +121,8 @@ class Colourisation(Method):
         self.encoder, self.views, self.equal_share = encoder, views, equal_share
         self.side = max(1, data.size // 4)
         self.register_buffer("middles", squares().clone(), persistent=False)
-        self.register_buffer("usual", torch.full((len(squares()),), 1 / len(squares())))
+        n_squares = len(self.middles)
+        self.register_buffer("usual", torch.full((n_squares,), 1 / n_squares))
         self.register_buffer("n_averaged", torch.zeros((), dtype=torch.int64))
         with in_eval_mode(encoder), torch.no_grad():
             width, *places = last_map(encoder, torch.zeros(1, data.channels, data.size, data.size)).shape[1:]
@@ -132,7 +133,7 @@ class Colourisation(Method):
         self.enter = nn.Sequential(nn.Conv2d(width, hidden_dim, 1, bias=False), nn.BatchNorm2d(hidden_dim), nn.ReLU())
         around = nn.Conv2d(hidden_dim, hidden_dim, 3, 1, 1, bias=False)
         self.mix = nn.Sequential(around, nn.BatchNorm2d(hidden_dim), nn.ReLU())
-        self.leave = nn.Linear(hidden_dim, len(squares()))
+        self.leave = nn.Linear(hidden_dim, n_squares)
 
     def tell(self, lightness: Float[Tensor, "b 1 h w"]) -> Float[Tensor, "b i j q"]:
         """The score of each class of colour at each place; lightness is from 0 to 1."""

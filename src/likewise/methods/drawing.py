@@ -45,4 +45,4 @@ def squared_error(drawn: Images, images: Images) -> Float[Tensor, "b c h w"]:
 
 def shown(drawn: Images) -> Images:
     """A drawing as an image to look at."""
-    return drawn.detach().float().clamp(0, 1)
+    return drawn.float().clamp(0, 1)
