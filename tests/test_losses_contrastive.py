@@ -28,6 +28,7 @@ from likewise.methods.parts import cosine_distance, info_nce, unit
 from likewise.methods.simclr import nt_xent
 from likewise.methods.supcon import supervised_contrast
 from likewise.methods.vicreg import covariance, variance
+from likewise.methods.visreg import off_centre, off_scale, off_shape
 from likewise.methods.w_mse import whiten
 from likewise.types import Batch, DataInfo, Encoder
 from likewise.views import RECIPES
@@ -467,6 +468,84 @@ def test_sigreg_of_a_normal_sample(n: int, d: int) -> None:
     assert float(sigreg(draw(n, d) + 2 / d**0.5, directions)) > 2
 
 
+# VISReg
+
+
+def slow_moments(z: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+    """The mean of each dimension, and its deviation."""
+    n, means, deviations = len(z), [], []
+    for j in range(z.shape[1]):
+        means.append(sum(z[i, j] for i in range(n)) / n)
+        deviations.append(torch.sqrt(sum((z[i, j] - means[j]) ** 2 for i in range(n)) / n))
+    return means, deviations
+
+
+def slow_centre(z: Tensor) -> Tensor:
+    return sum(mean**2 for mean in slow_moments(z)[0]) / z.shape[1]
+
+
+def slow_scale(z: Tensor) -> Tensor:
+    return sum((1 - deviation) ** 2 for deviation in slow_moments(z)[1]) / z.shape[1]
+
+
+def slow_shape(z: Tensor, directions: Tensor, held: bool = True) -> Tensor:
+    """The i-th smallest of n projections goes to the normal quantile of i / (n + 1)."""
+    n, (means, deviations), total = len(z), slow_moments(z), torch.zeros(())
+    normal_quantile = torch.distributions.Normal(0.0, 1.0).icdf
+    for direction in directions:
+        placed = []
+        for i in range(n):
+            deviation = [s.detach() if held else s for s in deviations]
+            placed.append(sum((z[i, j] - means[j]) / deviation[j] * direction[j] for j in range(z.shape[1])))
+        for i, x in enumerate(sorted(placed, key=lambda x: float(x.detach()))):
+            total = total + (x - normal_quantile(torch.tensor((i + 1) / (n + 1)))) ** 2
+    return total / n / len(directions)
+
+
+def test_visreg() -> None:
+    z, directions = draw(6, 4) * 1.5 + 0.3, unit(draw(3, 4, seed=1))
+    assert agree(off_centre, slow_centre, z)
+    assert agree(off_scale, slow_scale, z)
+    assert agree(lambda z: off_shape(z, directions), lambda z: slow_shape(z, directions), z)
+    assert not agree(lambda z: -off_centre(z), slow_centre, z)
+    assert not agree(lambda z: (1 - z.std(0)).square().mean(), slow_scale, z)
+    assert not agree(lambda z: off_shape(z, directions), lambda z: slow_shape(z, directions, held=False), z)
+    assert not agree(lambda z: off_shape(z, directions), lambda z: slow_shape(z, directions.flip(1)), z)
+
+
+def test_visreg_by_hand() -> None:
+    """Three samples of one dimension, -1, 0 and 4: mean 1, variance (4 + 1 + 9) / 3; quartiles at 0 and 0.67449."""
+    z, deviation, quartile = torch.tensor([[0.0], [4.0], [-1.0]]), math.sqrt(14 / 3), 0.67449
+    assert off_centre(z).item() == pytest.approx(1)
+    assert off_scale(z).item() == pytest.approx((1 - deviation) ** 2)
+    expected = (quartile - 2 / deviation) ** 2 + (1 / deviation) ** 2 + (3 / deviation - quartile) ** 2
+    assert off_shape(z, torch.ones(1, 1)).item() == pytest.approx(expected / 3, rel=1e-4)
+
+
+def test_visreg_of_a_normal_sample() -> None:
+    """Its shape is off by 2 to 3 / n, by far more where all samples lie on a line; the others vanish too."""
+    directions = unit(draw(512, 32, seed=1))
+    for n, shape in ((256, 0.008), (1024, 0.0025)):
+        samples = [draw(n, 32, seed=seed) for seed in range(20)]
+        assert np.mean([float(off_shape(z, directions)) for z in samples]) == pytest.approx(shape, rel=0.15)
+        assert np.mean([float(off_centre(z)) for z in samples]) == pytest.approx(1 / n, rel=0.2)
+        assert np.mean([float(off_scale(z)) for z in samples]) == pytest.approx(1 / (2 * n), rel=0.2)
+        line = draw(n, 1) * draw(1, 32, seed=2)
+        assert off_shape(line, directions).item() == pytest.approx(0.4, abs=0.05)
+
+
+def test_visreg_pulls_where_all_embeddings_are_nearly_one_and_sigreg_does_not() -> None:
+    directions = unit(draw(64, 16, seed=1))
+
+    def pull(loss: Loss, scale: float) -> float:
+        z = (draw(64, 16) * scale).requires_grad_()
+        (slope,) = torch.autograd.grad(loss(z), z)
+        return float(slope.norm())
+
+    assert pull(off_scale, 1e-4) == pytest.approx(pull(off_scale, 1e-1), rel=0.2)
+    assert pull(lambda z: sigreg(z, directions), 1e-4) < 0.01 * pull(lambda z: sigreg(z, directions), 1e-1)
+
+
 # Whole steps: what is held still takes no gradient
 
 
@@ -585,3 +664,19 @@ def test_lejepa_weighs_its_two_terms() -> None:
     normality = torch.stack([slow_sigreg(x, directions) for x in z]).mean()
     assert float(step.terms["invariance"]) == pytest.approx(0.75 * float(apart), rel=1e-4)
     assert float(step.terms["normality"]) == pytest.approx(0.25 * float(normality), rel=1e-3)
+
+
+@torch.no_grad()
+def test_visreg_weighs_its_four_terms() -> None:
+    method = make("visreg", visreg_weight=0.75, n_directions=8)
+    batch = batch_for(method)
+    terms = method.step(batch).terms
+    z = torch.stack([method.projector(method.encoder(x)) for x in batch.views])
+    directions = unit(normal(batch.draws.step("directions", 8, 8)))
+    expected = {
+        "invariance": 0.25 * torch.stack([((z[0] + z[1]) / 2 - x).square().mean() for x in z]).mean(),
+        "centre": 0.75 * torch.stack([slow_centre(x) for x in z]).mean(),
+        "scale": 0.75 * torch.stack([slow_scale(x) for x in z]).mean(),
+        "shape": 0.75 * torch.stack([slow_shape(x, directions) for x in z]).mean(),
+    }
+    torch.testing.assert_close(terms, expected, rtol=1e-3, atol=1e-5)

@@ -18,6 +18,7 @@ from likewise.encoders.external import External
 from likewise.encoders.vit import vit_nano
 from likewise.errors import UsageError
 from likewise.methods import METHODS
+from likewise.methods.bigan import BiGAN, Critic, slope, told_apart
 from likewise.methods.colourisation import (
     Colourisation,
     nearest_squares,
@@ -309,6 +310,58 @@ def test_the_divergence_of_codes_by_hand() -> None:
     """A standard normal has none; a mean of 2 costs 2 nats; a deviation of e costs (e^2 - 1 - 2) / 2."""
     mean, log_variance = torch.tensor([[0.0], [2.0], [0.0]]), torch.tensor([[0.0], [0.0], [2.0]])
     assert divergence(mean, log_variance).tolist() == pytest.approx([0, 2, (math.e**2 - 3) / 2])
+
+
+def slow_told_apart(high: Tensor, low: Tensor) -> Tensor:
+    total = torch.zeros(())
+    for a, b in zip(high, low, strict=True):
+        total = total - torch.log(1 / (1 + torch.exp(-a))) - torch.log(1 - 1 / (1 + torch.exp(-b)))
+    return total / len(high)
+
+
+def test_the_loss_of_a_critic() -> None:
+    high, low = draw(5), draw(5, seed=1)
+    assert agree(lambda a, b: told_apart(a, b).mean(), slow_told_apart, high, low)
+    assert not agree(lambda a, b: told_apart(b, a).mean(), slow_told_apart, high, low)
+    assert not agree(lambda a, b: told_apart(2 * a, 2 * b).mean(), slow_told_apart, high, low)
+
+
+def test_the_loss_of_a_critic_by_hand() -> None:
+    """It knows nothing; it is right by three to one, twice; it is wrong by as much."""
+    high, low = torch.tensor([0.0, math.log(3), -math.log(3)]), torch.tensor([0.0, -math.log(3), math.log(3)])
+    expected = [2 * math.log(2), 2 * math.log(4 / 3), 2 * math.log(4)]
+    assert told_apart(high, low).tolist() == pytest.approx(expected)
+
+
+def test_the_slope_of_a_critic() -> None:
+    """Of 3 x + y c^2 for three pairs: 9 from each of two pixels, and (2 y c)^2; and it teaches the critic itself."""
+    x, c = draw(3, 1, 1, 2).requires_grad_(), torch.tensor([[0.0], [1.0], [2.0]]).requires_grad_()
+    y = torch.tensor(0.5, requires_grad=True)
+    found = slope(3 * x.sum((1, 2, 3)) + y * c.squeeze(1) ** 2, x, c)
+    assert found.tolist() == [18, 19, 22]
+    found.sum().backward()
+    assert y.grad is not None
+    assert y.grad.item() == 20  # the sum of 8 y c^2
+
+
+def test_a_critic_judges_each_pair_alone() -> None:
+    torch.manual_seed(0)
+    critic = Critic(DataInfo(4, 3, 30), 6, 8, 16)
+    images, codes = draw(4, 3, 30, 30).sigmoid(), draw(4, 6, seed=1)
+    alone = torch.cat([critic(images[i : i + 1], codes[i : i + 1]) for i in range(4)])
+    torch.testing.assert_close(critic(images, codes), alone)
+
+
+def test_a_game_is_played_by_two() -> None:
+    """The critic learns from its own terms alone, the encoder and the decoder from the last alone."""
+    data, images = DataInfo(6, 3, 8), draw(6, 3, 8, 8).sigmoid()
+    method = BiGAN(convnet(data, width=8, n_stages=2), data, views=())
+    batch = Batch([images], torch.arange(6).unsqueeze(1), 0.0, DRAWS)
+    for term, value in method.step(batch).terms.items():
+        method.zero_grad()
+        value.backward(retain_graph=True)
+        moved = {name.split(".")[0] for name, p in method.named_parameters() if p.grad is not None}
+        assert moved == ({"encoder", "code", "decoder"} if term == "fooling" else {"critic"})
 
 
 @pytest.mark.parametrize("size", [5, 8, 28, 32, 50, 96])

@@ -4,6 +4,7 @@ Each step is made again one view and one image at a time, from the formulas of i
 heads without batch normalisation. What it leaves behind (centre, queue, bank) is judged by the terms of later steps.
 """
 
+import copy
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -21,9 +22,10 @@ from likewise.draws import Draws, normal
 from likewise.encoders.vit import ViT, positions
 from likewise.methods import METHODS
 from likewise.methods.mae import MAE, rebuilt_error
-from likewise.methods.masking import Predictor, rectangles
+from likewise.methods.masking import Predictor, only, rectangles
 from likewise.methods.parts import Prototypes, Teacher, unit
 from likewise.methods.relative_patch import without_colour
+from likewise.methods.simmim import SimMIM, absolute_error
 from likewise.types import Batch, DataInfo
 from likewise.verbs.settings import keywords
 from likewise.views import RECIPES
@@ -130,6 +132,58 @@ def test_mae_hides_the_stated_share_but_neither_nothing_nor_everything(
         other[:, :, y : y + 2, x : x + 2] = 1 - other[:, :, y : y + 2, x : x + 2]
         same = (mae.rebuild(other, noise)[0] == drawn).flatten(1).all(1)
         assert torch.equal(same, (hidden == t).any(1))
+
+
+# SimMIM
+
+
+def slow_absolute(drawn: Tensor, patches: Tensor, counted: Tensor) -> Tensor:
+    """The mean over images of the mean absolute error over the pixels of their counted patches."""
+    n, total = len(drawn), torch.zeros(())
+    for i in range(n):
+        chosen = counted[i].nonzero().flatten().tolist()
+        errors = [abs(drawn[i, t, k] - patches[i, t, k]) for t in chosen for k in range(drawn.shape[2])]
+        total = total + sum(errors) / len(errors) / n
+    return total
+
+
+def test_absolute_error() -> None:
+    inputs, hidden = (draw(4, 6, 5), draw(4, 6, 5, seed=1)), draw(4, 6, seed=2) > 0
+    assert hidden.any(1).all()
+
+    def ours(drawn: Tensor, patches: Tensor) -> Tensor:
+        return absolute_error(drawn, patches, hidden).mean()
+
+    assert agree(ours, lambda d, p: slow_absolute(d, p, hidden), *inputs)
+    assert not agree(ours, lambda d, p: slow_absolute(d, p, torch.ones_like(hidden)), *inputs)
+    assert not agree(ours, lambda d, p: slow_absolute(p, -d, hidden), *inputs)
+
+
+def test_absolute_error_by_hand() -> None:
+    """Three images of two patches of two pixels: off by 1 and 3 in the hidden one; right there; off by 2 in both."""
+    drawn = torch.tensor([[[1.0, -3.0], [9.0, 9.0]], [[9.0, 9.0], [0.0, 0.0]], [[2.0, 2.0], [-2.0, 2.0]]])
+    hidden = torch.tensor([[True, False], [False, True], [True, True]])
+    assert absolute_error(drawn, torch.zeros(3, 2, 2), hidden).tolist() == [2, 0, 2]
+
+
+@pytest.mark.parametrize(
+    ("h", "w", "share", "side", "n"), [(4, 4, 0.6, 2, 2), (4, 4, 0.1, 2, 1), (6, 6, 0.99, 3, 3), (4, 6, 0.5, 1, 12)]
+)
+def test_simmim_hides_squares(h: int, w: int, share: float, side: int, n: int) -> None:
+    simmim: SimMIM = make("simmim", hidden_share=share, hidden_side=side)
+    hidden = simmim.hidden(torch.zeros(40, 3, 2 * h, 2 * w), Draws(0, 0, 0, torch.arange(40)))
+    squares = hidden.reshape(40, h // side, side, w // side, side).permute(0, 1, 3, 2, 4).flatten(3)
+    assert torch.equal(squares.any(3), squares.all(3))
+    assert (squares.any(3).sum((1, 2)) == n).all()
+    assert squares.any(3).any(0).all()  # any square may be hidden
+
+
+def test_what_is_hidden_has_no_influence_on_what_simmim_draws() -> None:
+    simmim: SimMIM = make("simmim")
+    images, hidden = draw(5, 3, 8, 8).sigmoid(), draw(5, 16) > 0
+    drawn, seen = simmim.drawn(images, hidden), only(torch.ones(5, 3, 8, 8), ~hidden, 2) == 1
+    assert torch.equal(simmim.drawn(torch.where(seen, images, 0.3), hidden), drawn)
+    assert not torch.equal(simmim.drawn(1 - images, hidden), drawn)
 
 
 # The predictor of MAE and I-JEPA
@@ -494,6 +548,37 @@ def vae(m: Any, batch: Batch, kept: Kept, code_dim: int, deviation: float, beta:
     return {"reconstruction": error.mean(), "divergence": beta * apart.mean()}
 
 
+def simmim(m: Any, batch: Batch, kept: Kept, hidden_share: float, hidden_side: int) -> Terms:
+    """The two by two squares of four patches, or the sixteen patches themselves; pixels as the encoder sees them."""
+    (images,) = batch.views
+    n = (4 // hidden_side) ** 2
+    first = batch.draws.image("hidden", n).argsort(1)[:, : round(n * hidden_share)]
+    mask = torch.zeros(N, n, dtype=torch.bool).scatter(1, first, True)
+    place = torch.arange(4) // hidden_side
+    mask = mask[:, (place.unsqueeze(1) * (4 // hidden_side) + place).flatten()]
+    drawn = m.draw(m.encoder.tokens(images, replace=(mask, m.mask_token))[:, 1:])
+    return {"reconstruction": slow_absolute(drawn, m.encoder.patches((images - 0.5) / 0.25), mask)}
+
+
+def bigan(m: Any, batch: Batch, kept: Kept, code_dim: int, slope_weight: float) -> Terms:
+    """Equation 3 of the paper, a pair at a time; whom the critic teaches sees a copy of it that nothing moves."""
+    (images,) = batch.views
+    codes, dreamt = m.code(m.encoder(images)), normal(batch.draws.image("code", code_dim))
+    drawn, still = torch.sigmoid(m.decoder(dreamt)), copy.deepcopy(m.critic).requires_grad_(False)
+    critic, slopes, fooling, wrong = [], [], [], []
+    for i in range(N):
+        x, c = images[i : i + 1].clone().requires_grad_(), codes[i : i + 1].detach().requires_grad_()
+        true, false = m.critic(x, c), m.critic(drawn[i : i + 1].detach(), dreamt[i : i + 1])
+        critic.append(-torch.log(true.sigmoid()) - torch.log(1 - false.sigmoid()))
+        across, along = torch.autograd.grad(true, (x, c), create_graph=True)
+        slopes.append(slope_weight * ((across**2).sum() + (along**2).sum()))
+        true, false = still(images[i : i + 1], codes[i : i + 1]), still(drawn[i : i + 1], dreamt[i : i + 1])
+        fooling.append(-torch.log(1 - true.sigmoid()) - torch.log(false.sigmoid()))
+        wrong += [(true < 0).float(), (false > 0).float()]
+    kept["shown"] = {"error": mean(wrong)}
+    return {"critic": mean(critic).squeeze(), "slope": mean(slopes), "fooling": mean(fooling).squeeze()}
+
+
 MERGED = torch.arange(N_IMAGES) // 2
 STEPS: list[tuple[str, Callable[..., Terms], dict[str, Any]]] = [
     ("vicreg", vicreg, {"invariance_weight": 2.0, "variance_weight": 3.0, "covariance_weight": 5.0}),
@@ -511,6 +596,8 @@ STEPS: list[tuple[str, Callable[..., Terms], dict[str, Any]]] = [
     ("data2vec", data2vec, {"n_layers": 2, "beta": 0.5, "hidden_share": 0.7}),
     ("ijepa", ijepa, {"n_layers": 2}),
     ("mae", mae, {"mask_ratio": 0.6}),
+    ("simmim", simmim, {"hidden_share": 0.5, "hidden_side": 2}),
+    ("simmim", simmim, {"hidden_share": 0.3, "hidden_side": 1}),
     ("rotnet", rotnet, {}),
     ("jigsaw", jigsaw, {"n_permutations": 5}),
     ("relative-patch", relative_patch, {"drop_colours": False}),
@@ -519,6 +606,7 @@ STEPS: list[tuple[str, Callable[..., Terms], dict[str, Any]]] = [
     ("denoising", denoising, {"destroyed": 0.4, "noise": 0.1}),
     ("inpainting", inpainting, {"n_missing": 2}),
     ("vae", vae, {"code_dim": 4, "deviation": 0.5, "beta": 2.0}),
+    ("bigan", bigan, {"code_dim": 4, "slope_weight": 3.0}),
 ]
 
 

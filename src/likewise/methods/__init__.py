@@ -4,6 +4,7 @@ from likewise.encoders import imported
 from likewise.errors import UsageError
 from likewise.methods.barlow_twins import BarlowTwins
 from likewise.methods.base import Method, reads_labels, recipe, title
+from likewise.methods.bigan import BiGAN
 from likewise.methods.byol import BYOL
 from likewise.methods.colourisation import Colourisation
 from likewise.methods.data2vec import Data2Vec
@@ -28,17 +29,20 @@ from likewise.methods.npid import NPID
 from likewise.methods.relative_patch import RelativePatch
 from likewise.methods.rotnet import RotNet
 from likewise.methods.simclr import SimCLR
+from likewise.methods.simmim import SimMIM
 from likewise.methods.simsiam import SimSiam
 from likewise.methods.supcon import SupCon
 from likewise.methods.supervised import Supervised
 from likewise.methods.swav import SwAV
 from likewise.methods.vae import VAE
 from likewise.methods.vicreg import VICReg
+from likewise.methods.visreg import VISReg
 from likewise.methods.w_mse import WMSE
 from likewise.types import pick
 
 METHODS: dict[str, type[Method]] = {
     "barlow-twins": BarlowTwins,
+    "bigan": BiGAN,
     "byol": BYOL,
     "colourisation": Colourisation,
     "data2vec": Data2Vec,
@@ -63,12 +67,14 @@ METHODS: dict[str, type[Method]] = {
     "relative-patch": RelativePatch,
     "rotnet": RotNet,
     "simclr": SimCLR,
+    "simmim": SimMIM,
     "simsiam": SimSiam,
     "supcon": SupCon,
     "supervised": Supervised,
     "swav": SwAV,
     "vae": VAE,
     "vicreg": VICReg,
+    "visreg": VISReg,
     "w-mse": WMSE,
 }
 

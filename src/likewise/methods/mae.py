@@ -13,7 +13,7 @@ from torch import Tensor
 from likewise.encoders.vit import ViT
 from likewise.errors import UsageError
 from likewise.methods.base import Method
-from likewise.methods.masking import Predictor, vit
+from likewise.methods.masking import Predictor, vit, whole
 from likewise.methods.parts import full_precision
 from likewise.types import Batch, DataInfo, Encoder, Images, Step, TrainConfig
 from likewise.views import View
@@ -79,13 +79,8 @@ class MAE(Method):
         index = hidden.unsqueeze(2).expand(-1, -1, patches.shape[2])
         masked = patches.scatter(1, index, 0.5)
         rebuilt = patches.scatter(1, index, drawn.gather(1, index))
-        p, (b, c, h, w) = self.encoder.patch, images.shape
-
-        def whole(x: Float[Tensor, "b t p"]) -> Images:
-            x = x.reshape(b, h // p, w // p, c, p, p).permute(0, 3, 1, 4, 2, 5)
-            return x.reshape(b, c, h, w).clamp(0, 1)
-
-        return {"image": images, "masked": whole(masked), "rebuilt": whole(rebuilt)}
+        masked, rebuilt = (whole(x, images, self.encoder.patch).clamp(0, 1) for x in (masked, rebuilt))
+        return {"image": images, "masked": masked, "rebuilt": rebuilt}
 
 
 RECIPE = TrainConfig(

@@ -74,6 +74,13 @@ def only(images: Images, shown: Bool[Tensor, "b t"], patch: int) -> Images:
     return torch.where(whole, images, 0.5)
 
 
+def whole(patches: Float[Tensor, "b t p"], images: Images, patch: int) -> Images:
+    """Patches in the places that `ViT.patches` cut them from, of images of this shape."""
+    b, c, h, w = images.shape
+    grid = patches.reshape(b, h // patch, w // patch, c, patch, patch)
+    return grid.permute(0, 3, 1, 4, 2, 5).reshape(b, c, h, w)
+
+
 class Predictor(nn.Module):
     """Tokens of the patches that were seen -> a vector for every patch, seen or hidden (MAE's decoder, I-JEPA's
     predictor): the rest is filled with a mask token, each gets its position, and a small transformer does the work."""
