@@ -16,7 +16,7 @@ import torch
 from pytorch_metric_learning import losses as theirs
 from torch import Tensor, nn
 
-from likewise.draws import Draws, normal
+from likewise.draws import Draws
 from likewise.methods import METHODS, Method, parts
 from likewise.methods.barlow_twins import twins
 from likewise.methods.dcl import decoupled
@@ -496,7 +496,7 @@ def slow_shape(z: Tensor, directions: Tensor, held: bool = True) -> Tensor:
         placed = []
         for i in range(n):
             deviation = [s.detach() if held else s for s in deviations]
-            placed.append(sum((z[i, j] - means[j]) / deviation[j] * direction[j] for j in range(z.shape[1])))
+            placed.append(sum((z[i, j] - means[j]) / (deviation[j] + 1e-4) * direction[j] for j in range(z.shape[1])))
         for i, x in enumerate(sorted(placed, key=lambda x: float(x.detach()))):
             total = total + (x - normal_quantile(torch.tensor((i + 1) / (n + 1)))) ** 2
     return total / n / len(directions)
@@ -518,6 +518,7 @@ def test_visreg_by_hand() -> None:
     z, deviation, quartile = torch.tensor([[0.0], [4.0], [-1.0]]), math.sqrt(14 / 3), 0.67449
     assert off_centre(z).item() == pytest.approx(1)
     assert off_scale(z).item() == pytest.approx((1 - deviation) ** 2)
+    deviation += 1e-4  # against a division by zero
     expected = (quartile - 2 / deviation) ** 2 + (1 / deviation) ** 2 + (3 / deviation - quartile) ** 2
     assert off_shape(z, torch.ones(1, 1)).item() == pytest.approx(expected / 3, rel=1e-4)
 
@@ -651,32 +652,3 @@ def test_simsiam_predictor_keeps_its_rate() -> None:
     method = make("simsiam")
     steady = {id(p) for group in method.param_groups() if group.get("steady") for p in group["params"]}
     assert steady == {id(p) for p in method.predictor.parameters()}
-
-
-@torch.no_grad()
-def test_lejepa_weighs_its_two_terms() -> None:
-    method = make("lejepa", sigreg_weight=0.25, n_directions=8)
-    batch = batch_for(method)
-    step = method.step(batch)
-    z = torch.stack([method.projector(method.encoder(x)) for x in batch.views])
-    apart = torch.stack([((z[0] + z[1]) / 2 - x).square().mean() for x in z]).mean()
-    directions = unit(normal(batch.draws.step("directions", 8, 8)))
-    normality = torch.stack([slow_sigreg(x, directions) for x in z]).mean()
-    assert float(step.terms["invariance"]) == pytest.approx(0.75 * float(apart), rel=1e-4)
-    assert float(step.terms["normality"]) == pytest.approx(0.25 * float(normality), rel=1e-3)
-
-
-@torch.no_grad()
-def test_visreg_weighs_its_four_terms() -> None:
-    method = make("visreg", visreg_weight=0.75, n_directions=8)
-    batch = batch_for(method)
-    terms = method.step(batch).terms
-    z = torch.stack([method.projector(method.encoder(x)) for x in batch.views])
-    directions = unit(normal(batch.draws.step("directions", 8, 8)))
-    expected = {
-        "invariance": 0.25 * torch.stack([((z[0] + z[1]) / 2 - x).square().mean() for x in z]).mean(),
-        "centre": 0.75 * torch.stack([slow_centre(x) for x in z]).mean(),
-        "scale": 0.75 * torch.stack([slow_scale(x) for x in z]).mean(),
-        "shape": 0.75 * torch.stack([slow_shape(x, directions) for x in z]).mean(),
-    }
-    torch.testing.assert_close(terms, expected, rtol=1e-3, atol=1e-5)

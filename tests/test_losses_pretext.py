@@ -11,19 +11,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from likewise.draws import Draws
+from likewise.draws import Draws, normal
 from likewise.encoders import build
 from likewise.encoders.convnet import convnet
 from likewise.encoders.external import External
 from likewise.encoders.vit import vit_nano
 from likewise.errors import UsageError
 from likewise.methods import METHODS
-from likewise.methods.bigan import BiGAN, Critic, slope, told_apart
+from likewise.methods.bigan import BiGAN, Discriminator, squared_gradient, told_apart
 from likewise.methods.colourisation import (
     Colourisation,
-    nearest_squares,
+    bins,
+    nearest_bins,
     rebalanced,
-    squares,
     to_lab,
     to_rgb,
     told_colours,
@@ -135,6 +135,8 @@ def test_evened_tiles_are_told_by_neither_brightness_nor_contrast() -> None:
     torch.testing.assert_close(made.std((3, 4)), torch.full((6, 9, 3), 0.25))
     torch.testing.assert_close(evened(0.2 + 0.5 * cut), made, rtol=1e-4, atol=1e-5)
     assert torch.isfinite(evened(torch.full((1, 9, 1, 3, 3), 0.3))).all()
+    nearly_flat = evened(0.3 + 0.001 * cut)  # stays so: its noise is not made the whole picture
+    assert float(nearly_flat.std((3, 4)).max()) < 0.02
 
 
 def test_permutations_are_the_farthest_from_those_before() -> None:
@@ -162,7 +164,7 @@ def test_a_tile_without_colour_keeps_one_channel() -> None:
         channels[image].add(kept)
         for c in {0, 1, 2} - {kept}:
             assert float((tile[c] - before[kept].mean()).abs().max()) < 0.05 * float(before[kept].std())
-            assert float(tile[c].std()) > 0
+            assert float(tile[c].std() / before[kept].std()) == pytest.approx(0.01, rel=0.8)
     assert [len(of_image) > 1 for of_image in channels] == [True] * 6  # each tile has a lot of its own
     assert set().union(*channels) == {0, 1, 2}
 
@@ -181,8 +183,8 @@ def test_lab_is_that_of_kornia_and_back() -> None:
     )
 
 
-def test_squares_are_those_that_colours_fall_into() -> None:
-    middles = squares()
+def test_bins_are_those_that_colours_fall_into() -> None:
+    middles = bins()
     assert len(middles) == 260
     levels = torch.linspace(0, 1, 40).double()
     every = kornia.color.rgb_to_lab(torch.cartesian_prod(levels, levels, levels).T.reshape(1, 3, -1, 1))
@@ -211,7 +213,7 @@ def test_the_loss_of_colours() -> None:
     weight = draw(12, seed=3).exp()
 
     def fast(x: Tensor) -> Tensor:
-        return told_colours(x, *nearest_squares(colours, middles), weight).mean()
+        return told_colours(x, *nearest_bins(colours, middles), weight).mean()
 
     assert agree(fast, lambda x: slow_colours(x, colours, middles, weight), logits)
     assert not agree(fast, lambda x: slow_colours(x, colours, middles, weight, spread=4.0), logits)
@@ -219,9 +221,9 @@ def test_the_loss_of_colours() -> None:
 
 
 def test_the_loss_of_colours_by_hand() -> None:
-    """A colour at the middle of a square, among six on a line 10 apart: shares are normal in 0, 10, 20, 30 and 40."""
+    """A colour at the middle of a bin, among six on a line 10 apart: shares are normal in 0, 10, 20, 30 and 40."""
     middles = torch.tensor([[10.0 * i, 0] for i in range(6)])
-    which, share = nearest_squares(torch.zeros(1, 2), middles)
+    which, share = nearest_bins(torch.zeros(1, 2), middles)
     assert which.tolist() == [[0, 1, 2, 3, 4]]
     sizes = [math.exp(-2 * i**2) for i in range(5)]
     assert share[0].tolist() == pytest.approx([size / sum(sizes) for size in sizes], abs=1e-6)
@@ -319,41 +321,41 @@ def slow_told_apart(high: Tensor, low: Tensor) -> Tensor:
     return total / len(high)
 
 
-def test_the_loss_of_a_critic() -> None:
+def test_the_loss_of_a_discriminator() -> None:
     high, low = draw(5), draw(5, seed=1)
     assert agree(lambda a, b: told_apart(a, b).mean(), slow_told_apart, high, low)
     assert not agree(lambda a, b: told_apart(b, a).mean(), slow_told_apart, high, low)
     assert not agree(lambda a, b: told_apart(2 * a, 2 * b).mean(), slow_told_apart, high, low)
 
 
-def test_the_loss_of_a_critic_by_hand() -> None:
+def test_the_loss_of_a_discriminator_by_hand() -> None:
     """It knows nothing; it is right by three to one, twice; it is wrong by as much."""
     high, low = torch.tensor([0.0, math.log(3), -math.log(3)]), torch.tensor([0.0, -math.log(3), math.log(3)])
     expected = [2 * math.log(2), 2 * math.log(4 / 3), 2 * math.log(4)]
     assert told_apart(high, low).tolist() == pytest.approx(expected)
 
 
-def test_the_slope_of_a_critic() -> None:
-    """Of 3 x + y c^2 for three pairs: 9 from each of two pixels, and (2 y c)^2; and it teaches the critic itself."""
+def test_the_squared_gradient() -> None:
+    """Of 3 x + y c^2 for three pairs: 9 from each of two pixels, and (2 y c)^2; and it teaches what made the logit."""
     x, c = draw(3, 1, 1, 2).requires_grad_(), torch.tensor([[0.0], [1.0], [2.0]]).requires_grad_()
     y = torch.tensor(0.5, requires_grad=True)
-    found = slope(3 * x.sum((1, 2, 3)) + y * c.squeeze(1) ** 2, x, c)
+    found = squared_gradient(3 * x.sum((1, 2, 3)) + y * c.squeeze(1) ** 2, x, c)
     assert found.tolist() == [18, 19, 22]
     found.sum().backward()
     assert y.grad is not None
     assert y.grad.item() == 20  # the sum of 8 y c^2
 
 
-def test_a_critic_judges_each_pair_alone() -> None:
+def test_a_discriminator_judges_each_pair_alone() -> None:
     torch.manual_seed(0)
-    critic = Critic(DataInfo(4, 3, 30), 6, 8, 16)
+    judge = Discriminator(DataInfo(4, 3, 30), 6, 8, 16)
     images, codes = draw(4, 3, 30, 30).sigmoid(), draw(4, 6, seed=1)
-    alone = torch.cat([critic(images[i : i + 1], codes[i : i + 1]) for i in range(4)])
-    torch.testing.assert_close(critic(images, codes), alone)
+    alone = torch.cat([judge(images[i : i + 1], codes[i : i + 1]) for i in range(4)])
+    torch.testing.assert_close(judge(images, codes), alone)
 
 
 def test_a_game_is_played_by_two() -> None:
-    """The critic learns from its own terms alone, the encoder and the decoder from the last alone."""
+    """The discriminator learns from its own terms alone, the encoder and the decoder from the last alone."""
     data, images = DataInfo(6, 3, 8), draw(6, 3, 8, 8).sigmoid()
     method = BiGAN(convnet(data, width=8, n_stages=2), data, views=())
     batch = Batch([images], torch.arange(6).unsqueeze(1), 0.0, DRAWS)
@@ -361,7 +363,7 @@ def test_a_game_is_played_by_two() -> None:
         method.zero_grad()
         value.backward(retain_graph=True)
         moved = {name.split(".")[0] for name, p in method.named_parameters() if p.grad is not None}
-        assert moved == ({"encoder", "code", "decoder"} if term == "fooling" else {"critic"})
+        assert moved == ({"encoder", "code", "decoder"} if term == "generator" else {"discriminator"})
 
 
 @pytest.mark.parametrize("size", [5, 8, 28, 32, 50, 96])
@@ -399,8 +401,9 @@ CONV, VIT = (made(DataInfo(4, 3, 32)) for made in (convnet, vit_nano))
         ("denoising", {"noise": -0.1}, "noise=-0.1: expected a deviation of 0 or more"),
         ("inpainting", {"n_missing": 0}, "n_missing=0: expected at least 1"),
         ("inpainting", {"missing_area": (0.2, 0.1)}, r"missing_area=\[0.2, 0.1\]: expected two rising shares"),
-        ("inpainting", {"n_missing": 16}, "n_missing=16 of missing_area=.*: would hide all of an image"),
-        ("vae", {"deviation": 0.0}, "deviation=0.0: expected a positive number"),
+        ("vae", {"deviation": 0.0}, "deviation=0.0: expected a number from 1e-6 to 1e6"),
+        ("vae", {"deviation": 1e200}, r"deviation=1e\+200: expected a number from 1e-6 to 1e6"),
+        ("visreg", {"visreg_weight": 1.0}, "visreg_weight=1.0: expected a number between 0 and 1"),
         ("colourisation", {"equal_share": 0.0}, "equal_share=0.0: expected a share above 0"),
     ],
 )
@@ -452,10 +455,20 @@ def test_pictures_show_what_was_given_and_what_is_drawn() -> None:
     denoising = Denoising(Known(), data, views=())
     seen = denoising.pictures(batch)
     torch.testing.assert_close(seen["drawn"], denoising.decoder(denoising.encoder(seen["corrupted"])).clamp(0, 1))
+    vae = VAE(Known(), data, views=())
+    seen = vae.pictures(batch)
+    torch.testing.assert_close(seen["drawn"], vae.decoder(vae.codes(images)[0]).clamp(0, 1))
+    assert not torch.equal(seen["drawn"], seen["drawn from noise"])
+    bigan = BiGAN(Known(), data, views=()).eval()
+    seen, codes = bigan.pictures(batch), bigan.code(bigan.encoder(images))
+    torch.testing.assert_close(seen["drawn"], bigan.decoder(codes).sigmoid())
+    torch.testing.assert_close(
+        seen["drawn from noise"], bigan.decoder(normal(DRAWS.image("code", codes.shape[1]))).sigmoid()
+    )
     colours = Colourisation(convnet(data, width=4, n_stages=2), data, views=()).eval()
     seen, lab = colours.pictures(batch), to_lab(images)
     share = torch.stack([(row / 0.38).exp() for row in colours.tell(lab[:, :1] / 100).flatten(0, 2)])
-    told = (share / share.sum(1, keepdim=True)) @ squares()
+    told = (share / share.sum(1, keepdim=True)) @ bins()
     told = F.interpolate(told.reshape(6, 2, 2, 2).permute(0, 3, 1, 2), 8, mode="bilinear")
     expected = to_rgb(torch.cat([lab[:, :1], told], 1)).clamp(0, 1)
     torch.testing.assert_close(seen["coloured"], expected, rtol=1e-3, atol=1e-3)

@@ -31,7 +31,16 @@ from likewise.verbs.settings import keywords
 from likewise.views import RECIPES
 from test_distributed import without_batch_norm
 from test_losses import slow_covariance, slow_variance
-from test_losses_contrastive import agree, draw, slow_twins, slow_whiten
+from test_losses_contrastive import (
+    agree,
+    draw,
+    slow_centre,
+    slow_scale,
+    slow_shape,
+    slow_sigreg,
+    slow_twins,
+    slow_whiten,
+)
 from test_losses_distillation import slow_crossed, slow_hidden_error, slow_koleo, slow_sinkhorn, slow_softmax
 
 N, N_IMAGES, WIDTH = 9, 12, 16
@@ -167,15 +176,30 @@ def test_absolute_error_by_hand() -> None:
 
 
 @pytest.mark.parametrize(
-    ("h", "w", "share", "side", "n"), [(4, 4, 0.6, 2, 2), (4, 4, 0.1, 2, 1), (6, 6, 0.99, 3, 3), (4, 6, 0.5, 1, 12)]
+    ("h", "w", "share", "side", "n"),
+    [
+        (4, 4, 0.6, 2, 2),
+        (4, 4, 0.1, 2, 1),
+        (6, 6, 0.99, 3, 3),
+        (4, 6, 0.5, 1, 12),
+        (5, 5, 0.5, 2, 4),
+        (3, 5, 0.7, 2, 4),
+    ],
 )
 def test_simmim_hides_squares(h: int, w: int, share: float, side: int, n: int) -> None:
     simmim: SimMIM = make("simmim", hidden_share=share, hidden_side=side)
     hidden = simmim.hidden(torch.zeros(40, 3, 2 * h, 2 * w), Draws(0, 0, 0, torch.arange(40)))
-    squares = hidden.reshape(40, h // side, side, w // side, side).permute(0, 1, 3, 2, 4).flatten(3)
-    assert torch.equal(squares.any(3), squares.all(3))
-    assert (squares.any(3).sum((1, 2)) == n).all()
-    assert squares.any(3).any(0).all()  # any square may be hidden
+    assert hidden.shape == (40, h * w)
+    down, across = math.ceil(h / side), math.ceil(w / side)
+    squares = [
+        hidden.unflatten(1, (h, w))[:, y * side : (y + 1) * side, x * side : (x + 1) * side].flatten(1)
+        for y in range(down)
+        for x in range(across)
+    ]
+    assert all(torch.equal(square.any(1), square.all(1)) for square in squares)
+    chosen = torch.stack([square.any(1) for square in squares], 1)
+    assert (chosen.sum(1) == n).all()
+    assert chosen.any(0).all()  # any square may be hidden
 
 
 def test_what_is_hidden_has_no_influence_on_what_simmim_draws() -> None:
@@ -560,23 +584,49 @@ def simmim(m: Any, batch: Batch, kept: Kept, hidden_share: float, hidden_side: i
     return {"reconstruction": slow_absolute(drawn, m.encoder.patches((images - 0.5) / 0.25), mask)}
 
 
-def bigan(m: Any, batch: Batch, kept: Kept, code_dim: int, slope_weight: float) -> Terms:
-    """Equation 3 of the paper, a pair at a time; whom the critic teaches sees a copy of it that nothing moves."""
+def bigan(m: Any, batch: Batch, kept: Kept, code_dim: int, penalty_weight: float) -> Terms:
+    """Equation 3 of the paper, a pair at a time; encoder and decoder are judged by a copy that nothing moves."""
     (images,) = batch.views
-    codes, dreamt = m.code(m.encoder(images)), normal(batch.draws.image("code", code_dim))
-    drawn, still = torch.sigmoid(m.decoder(dreamt)), copy.deepcopy(m.critic).requires_grad_(False)
-    critic, slopes, fooling, wrong = [], [], [], []
+    codes, sampled = m.code(m.encoder(images)), normal(batch.draws.image("code", code_dim))
+    drawn, still = torch.sigmoid(m.decoder(sampled)), copy.deepcopy(m.discriminator).requires_grad_(False)
+    own, penalties, others, wrong = [], [], [], []
     for i in range(N):
         x, c = images[i : i + 1].clone().requires_grad_(), codes[i : i + 1].detach().requires_grad_()
-        true, false = m.critic(x, c), m.critic(drawn[i : i + 1].detach(), dreamt[i : i + 1])
-        critic.append(-torch.log(true.sigmoid()) - torch.log(1 - false.sigmoid()))
+        true, false = m.discriminator(x, c), m.discriminator(drawn[i : i + 1].detach(), sampled[i : i + 1])
+        own.append(-torch.log(true.sigmoid()) - torch.log(1 - false.sigmoid()))
         across, along = torch.autograd.grad(true, (x, c), create_graph=True)
-        slopes.append(slope_weight * ((across**2).sum() + (along**2).sum()))
-        true, false = still(images[i : i + 1], codes[i : i + 1]), still(drawn[i : i + 1], dreamt[i : i + 1])
-        fooling.append(-torch.log(1 - true.sigmoid()) - torch.log(false.sigmoid()))
+        penalties.append(penalty_weight / 2 * ((across**2).sum() + (along**2).sum()))
+        true, false = still(images[i : i + 1], codes[i : i + 1]), still(drawn[i : i + 1], sampled[i : i + 1])
+        others.append(-torch.log(1 - true.sigmoid()) - torch.log(false.sigmoid()))
         wrong += [(true < 0).float(), (false > 0).float()]
     kept["shown"] = {"error": mean(wrong)}
-    return {"critic": mean(critic).squeeze(), "slope": mean(slopes), "fooling": mean(fooling).squeeze()}
+    return {"discriminator": mean(own).squeeze(), "penalty": mean(penalties), "generator": mean(others).squeeze()}
+
+
+def lejepa(m: Any, batch: Batch, kept: Kept, sigreg_weight: float, n_directions: int) -> Terms:
+    z, directions, apart = off_the_large(m, batch, n_directions, kept)
+    normality = mean([slow_sigreg(view, directions) for view in z])
+    return {"invariance": (1 - sigreg_weight) * apart, "normality": sigreg_weight * normality}
+
+
+def visreg(m: Any, batch: Batch, kept: Kept, visreg_weight: float, n_directions: int) -> Terms:
+    z, directions, apart = off_the_large(m, batch, n_directions, kept)
+    held = {
+        "centre": mean([slow_centre(view) for view in z]),
+        "scale": mean([slow_scale(view) for view in z]),
+        "shape": mean([slow_shape(view, directions) for view in z]),
+    }
+    return {"invariance": (1 - visreg_weight) * apart, **{name: visreg_weight * term for name, term in held.items()}}
+
+
+def off_the_large(m: Any, batch: Batch, n: int, kept: Kept) -> tuple[list[Tensor], Tensor, Tensor]:
+    """Projections, directions, and how far each view is from the middle of the two large ones; none is held still."""
+    z = [m.projector(m.encoder(view)) for view in batch.views]
+    directions = normal(batch.draws.step("directions", n, z[0].shape[1]))
+    directions = torch.stack([direction / direction.norm() for direction in directions])
+    each = [mean([((view[i] - (z[0][i] + z[1][i]) / 2) ** 2).mean() for view in z]) for i in range(N)]
+    kept["score"] = torch.stack(each)
+    return z, directions, mean(each)
 
 
 MERGED = torch.arange(N_IMAGES) // 2
@@ -595,6 +645,8 @@ STEPS: list[tuple[str, Callable[..., Terms], dict[str, Any]]] = [
     ("msn", msn, {"mask_ratio": 0.75, "balance_weight": 0.7}),
     ("data2vec", data2vec, {"n_layers": 2, "beta": 0.5, "hidden_share": 0.7}),
     ("ijepa", ijepa, {"n_layers": 2}),
+    ("lejepa", lejepa, {"sigreg_weight": 0.3, "n_directions": 5}),
+    ("visreg", visreg, {"visreg_weight": 0.3, "n_directions": 5}),
     ("mae", mae, {"mask_ratio": 0.6}),
     ("simmim", simmim, {"hidden_share": 0.5, "hidden_side": 2}),
     ("simmim", simmim, {"hidden_share": 0.3, "hidden_side": 1}),
@@ -606,7 +658,7 @@ STEPS: list[tuple[str, Callable[..., Terms], dict[str, Any]]] = [
     ("denoising", denoising, {"destroyed": 0.4, "noise": 0.1}),
     ("inpainting", inpainting, {"n_missing": 2}),
     ("vae", vae, {"code_dim": 4, "deviation": 0.5, "beta": 2.0}),
-    ("bigan", bigan, {"code_dim": 4, "slope_weight": 3.0}),
+    ("bigan", bigan, {"code_dim": 4, "penalty_weight": 3.0}),
 ]
 
 

@@ -1,8 +1,8 @@
 """Colourisation (Zhang et al., 2016): from an image in grey, tell the colour of each place as one of many classes.
 
-arXiv 1603.08511. Colours are a and b of CIE Lab, in squares of 10 x 10; a place's target is spread over the five
-nearest, and rare colours weigh more. The classes are the 260 squares that colours of 40 levels a channel fall into (the
-authors list 313), and how usual each is is measured while training. Places are told from the last maps of the encoder.
+arXiv 1603.08511. Colours are a and b of CIE Lab, in bins of 10 x 10; a place's target is spread over the five nearest,
+and rare colours weigh more. The classes are the 260 bins that colours of 40 levels a channel fall into (the authors
+list 313); how frequent each is, is measured while training. Places are told from the last maps of the encoder.
 """
 
 import functools
@@ -20,7 +20,7 @@ from likewise.methods.parts import full_precision, mean_row
 from likewise.types import Batch, DataInfo, Encoder, Images, Step, TrainConfig, in_eval_mode
 from likewise.views import View
 
-SQUARE = 10.0  # in units of Lab, where a and b run from about -110 to 110
+BIN = 10.0  # in units of Lab, where a and b run from about -110 to 110
 NEAREST, SPREAD = 5, 5.0
 SHARPENED = 0.38  # the temperature of the annealed mean, which makes one colour of a distribution
 
@@ -49,17 +49,17 @@ def to_rgb(lab: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
 
 
 @functools.lru_cache
-def squares() -> Float[Tensor, "q 2"]:
-    """The middles (a, b) of the squares that some colour of 40 levels a channel falls into."""
+def bins() -> Float[Tensor, "q 2"]:
+    """The middles (a, b) of the bins that some colour of 40 levels a channel falls into."""
     levels = torch.linspace(0, 1, 40)
     every = torch.cartesian_prod(levels, levels, levels).T.reshape(1, 3, -1, 1)
-    return ((to_lab(every)[0, 1:, :, 0].T / SQUARE).round().unique(dim=0)) * SQUARE
+    return ((to_lab(every)[0, 1:, :, 0].T / BIN).round().unique(dim=0)) * BIN
 
 
-def nearest_squares(
+def nearest_bins(
     colours: Float[Tensor, "m 2"], middles: Float[Tensor, "q 2"]
 ) -> tuple[Int[Tensor, "m 5"], Float[Tensor, "m 5"]]:
-    """The five nearest squares of each colour, the nearest first, and their shares: normal in the distance."""
+    """The five nearest bins of each colour, the nearest first, and their shares: normal in the distance."""
     squared = (colours[:, :1] - middles[:, 0]).square() + (colours[:, 1:] - middles[:, 1]).square()
     squared, which = squared.topk(NEAREST, largest=False)
     return which, (-squared / (2 * SPREAD**2)).softmax(1)
@@ -69,15 +69,15 @@ def nearest_squares(
 def told_colours(
     logits: Float[Tensor, "m q"], which: Int[Tensor, "m 5"], share: Float[Tensor, "m 5"], weight: Float[Tensor, " q"]
 ) -> Float[Tensor, " m"]:
-    """The cross-entropy of each place, times the weight of its nearest square."""
+    """The cross-entropy of each place, times the weight of its nearest bin."""
     return -(share * logits.log_softmax(1).gather(1, which)).sum(1) * weight[which[:, 0]]
 
 
 @full_precision
-def rebalanced(usual: Float[Tensor, " q"], mixed: float) -> Float[Tensor, " q"]:
-    """Weights inverse to how usual a colour is, mixed with equal shares; 1 on average over colours as they come."""
-    weight = 1 / ((1 - mixed) * usual + mixed / len(usual))
-    return weight / (usual * weight).sum()
+def rebalanced(frequency: Float[Tensor, " q"], mixed: float) -> Float[Tensor, " q"]:
+    """Weights inverse to how frequent a colour is, mixed with equal shares; 1 on average over colours as they come."""
+    weight = 1 / ((1 - mixed) * frequency + mixed / len(frequency))
+    return weight / (frequency * weight).sum()
 
 
 def last_map(encoder: Encoder, images: Images) -> Float[Tensor, "b d i j"]:
@@ -96,7 +96,7 @@ class Colourisation(Method):
     needs = ("images in colour", "an encoder with maps")
     default_views = "weak"
     middles: Tensor
-    usual: Tensor
+    frequency: Tensor
     n_averaged: Tensor
 
     def __init__(
@@ -120,9 +120,9 @@ class Colourisation(Method):
             raise UsageError(f"equal_share={equal_share}: expected a share above 0, and at most 1")
         self.encoder, self.views, self.equal_share = encoder, views, equal_share
         self.side = max(1, data.size // 4)
-        self.register_buffer("middles", squares().clone(), persistent=False)
-        n_squares = len(self.middles)
-        self.register_buffer("usual", torch.full((n_squares,), 1 / n_squares))
+        self.register_buffer("middles", bins().clone(), persistent=False)
+        n_bins = len(self.middles)
+        self.register_buffer("frequency", torch.full((n_bins,), 1 / n_bins))
         self.register_buffer("n_averaged", torch.zeros((), dtype=torch.int64))
         with in_eval_mode(encoder), torch.no_grad():
             width, *places = last_map(encoder, torch.zeros(1, data.channels, data.size, data.size)).shape[1:]
@@ -133,7 +133,7 @@ class Colourisation(Method):
         self.enter = nn.Sequential(nn.Conv2d(width, hidden_dim, 1, bias=False), nn.BatchNorm2d(hidden_dim), nn.ReLU())
         around = nn.Conv2d(hidden_dim, hidden_dim, 3, 1, 1, bias=False)
         self.mix = nn.Sequential(around, nn.BatchNorm2d(hidden_dim), nn.ReLU())
-        self.leave = nn.Linear(hidden_dim, n_squares)
+        self.leave = nn.Linear(hidden_dim, n_bins)
 
     def tell(self, lightness: Float[Tensor, "b 1 h w"]) -> Float[Tensor, "b i j q"]:
         """The score of each class of colour at each place; lightness is from 0 to 1."""
@@ -145,14 +145,14 @@ class Colourisation(Method):
         (images,) = batch.views
         lab = to_lab(images)
         colours = F.adaptive_avg_pool2d(lab[:, 1:], self.side).permute(0, 2, 3, 1).flatten(0, 2)  # "bij 2"
-        which, share = nearest_squares(colours, self.middles)
+        which, share = nearest_bins(colours, self.middles)
         logits = self.tell(lab[:, :1] / 100).flatten(0, 2)
-        weight = rebalanced(self.usual, self.equal_share)
+        weight = rebalanced(self.frequency, self.equal_share)
         loss = told_colours(logits, which, share, weight).unflatten(0, (len(images), -1)).mean(1)
         if self.training:
-            found = torch.zeros_like(self.usual).index_add(0, which.flatten(), share.flatten()) / len(which)
+            found = torch.zeros_like(self.frequency).index_add(0, which.flatten(), share.flatten()) / len(which)
             self.n_averaged += 1
-            self.usual += (mean_row(found.unsqueeze(0)) - self.usual) / self.n_averaged
+            self.frequency += (mean_row(found.unsqueeze(0)) - self.frequency) / self.n_averaged
         return Step({"cross-entropy": loss.mean()}, score=loss.detach())
 
     @torch.no_grad()

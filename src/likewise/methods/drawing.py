@@ -22,7 +22,7 @@ class Decoder(nn.Module):
     def __init__(self, dim: int, data: DataInfo, width: int) -> None:
         super().__init__()
         n = max(0, math.ceil(math.log2(data.size / 7)))
-        widths = [min(WIDEST, width * 2**i) for i in range(n, -1, -1)]
+        widths = [max(width, min(WIDEST, width * 2**i)) for i in range(n, -1, -1)]
         self.size, self.cells = data.size, math.ceil(data.size / 2**n)
         self.enter = nn.Linear(dim, widths[0] * self.cells**2, bias=False)
         layers: list[nn.Module] = [nn.BatchNorm2d(widths[0]), nn.ReLU(inplace=True)]

@@ -50,8 +50,6 @@ class ContextEncoder(Method):
             raise UsageError(f"n_missing={n_missing}: expected at least 1")
         if not 0 < missing_area[0] <= missing_area[1] < 1:
             raise UsageError(f"missing_area={list(missing_area)}: expected two rising shares between 0 and 1")
-        if n_missing * missing_area[0] >= 1:
-            raise UsageError(f"n_missing={n_missing} of missing_area={list(missing_area)}: would hide all of an image")
         self.encoder, self.views, self.n_missing, self.missing_area = encoder, views, n_missing, missing_area
         self.decoder = Decoder(encoder.dim, data, drawing_width)
 

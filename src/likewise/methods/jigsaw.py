@@ -26,7 +26,7 @@ from likewise.views import View
 @functools.lru_cache
 def permutations(n: int) -> Int[np.ndarray, "n 9"]:
     """`n` orders of nine tiles, each as far from those before it as can be: the most places differ from the nearest
-    of them, then from all together, then the first in the alphabet."""
+    of them, then from all together, then the first in the alphabet. Each takes some 6 ms to find."""
     every = np.array(list(itertools.permutations(range(N_TILES))), dtype=np.int8)
     columns, chosen = every.T.copy(), [0]  # a column at a time is twelve times as fast
     nearest, total = np.full(len(every), N_TILES, dtype=np.int64), np.zeros(len(every), dtype=np.int64)

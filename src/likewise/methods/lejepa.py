@@ -12,7 +12,7 @@ from torch import Tensor
 
 from likewise.draws import normal
 from likewise.methods.base import Method
-from likewise.methods.parts import encode, full_precision, large, mlp
+from likewise.methods.parts import encode, full_precision, large, mlp, off_global, unit
 from likewise.types import Batch, DataInfo, Encoder, Scalar, Step, TrainConfig, gather
 from likewise.views import View
 
@@ -57,9 +57,8 @@ class LeJEPA(Method):
 
     def step(self, batch: Batch) -> Step:
         z = torch.stack(encode(lambda images: self.projector(self.encoder(images)).float(), batch.views))  # "v n d"
-        apart = (z - z[: len(large(batch.views))].mean(0)).square().mean((0, 2))
-        directions = normal(batch.draws.step("directions", self.n_directions, z.shape[2]))
-        directions = torch.nn.functional.normalize(directions, dim=1)
+        apart = off_global(z, len(large(batch.views)))
+        directions = unit(normal(batch.draws.step("directions", self.n_directions, z.shape[2])))
         normality = torch.stack([sigreg(gather(view), directions) for view in z]).mean()
         terms = {"invariance": (1 - self.weight) * apart.mean(), "normality": self.weight * normality}
         return Step(terms, score=apart.detach())

@@ -57,6 +57,14 @@ def pairs(views: Crops) -> list[tuple[int, int]]:
     return [(i, j) for i in range(len(large(views))) for j in range(len(views)) if i != j]
 
 
+def off_global(z: Float[Tensor, "v n d"], n_global: int) -> Float[Tensor, " n"]:
+    """The squared distance of an image's views from the mean of its first `n_global`, averaged over views and numbers.
+
+    Nothing is held still: the mean takes gradient too.
+    """
+    return (z - z[:n_global].mean(0)).square().mean((0, 2))
+
+
 def full_precision(loss: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """Compute a loss in float32: autocast would bring even float32 matrices to bfloat16 before it multiplies them."""
 

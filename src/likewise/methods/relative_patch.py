@@ -1,8 +1,8 @@
 """Relative patch (Doersch et al., 2015): given the middle tile of an image and another, tell where the other lies.
 
 arXiv 1505.05192. All eight pairs of an image are in one batch; the paper draws one. Against solutions that need no
-understanding there are gaps between tiles, which lie anywhere in their cells, and colours are dropped: of each tile one
-channel is kept and the others become noise, since lenses shift colours towards the rim.
+understanding tiles lie anywhere in their cells, which are larger than they, so that few edges meet, and colours are
+dropped: of each tile one channel is kept and the others become noise, since lenses shift colours towards the rim.
 """
 
 from collections.abc import Sequence

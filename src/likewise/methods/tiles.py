@@ -1,4 +1,4 @@
-"""What the puzzles share: an image cut into nine tiles, between which there are gaps."""
+"""What the puzzles share: an image cut into nine tiles, mostly with gaps between them."""
 
 import torch
 from jaxtyping import Float

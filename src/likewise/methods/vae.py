@@ -45,8 +45,8 @@ class VAE(Method):
         drawing_width: int = 16,
     ) -> None:
         super().__init__()
-        if deviation <= 0:
-            raise UsageError(f"deviation={deviation}: expected a positive number")
+        if not 1e-6 <= deviation <= 1e6:
+            raise UsageError(f"deviation={deviation}: expected a number from 1e-6 to 1e6; pixels are from 0 to 1")
         self.encoder, self.views, self.deviation, self.beta = encoder, views, deviation, beta
         self.code = nn.Linear(encoder.dim, 2 * code_dim)
         self.decoder = Decoder(code_dim, data, drawing_width)

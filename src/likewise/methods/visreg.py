@@ -14,7 +14,7 @@ from torch import Tensor
 from likewise.draws import normal
 from likewise.errors import UsageError
 from likewise.methods.base import Method
-from likewise.methods.parts import encode, full_precision, large, mlp, unit
+from likewise.methods.parts import encode, full_precision, large, mlp, off_global, unit
 from likewise.types import Batch, DataInfo, Encoder, Scalar, Step, TrainConfig, gather
 from likewise.views import View
 
@@ -35,9 +35,10 @@ def off_scale(z: Float[Tensor, "n d"]) -> Scalar:
 def off_shape(z: Float[Tensor, "n d"], directions: Float[Tensor, "k d"]) -> Scalar:
     """The mean squared distance of the projections of `z`, centred and scaled, from normal quantiles, both in order.
 
-    The scale takes no gradient: that is `off_scale`'s. From 2 / n to 3 / n for a normal sample.
+    The scale takes no gradient: that is `off_scale`'s. For a normal sample about 1.6 / n at
+    n = 32, 2.0 / n at 256 and 2.6 / n at 8,192.
     """
-    even = (z - z.mean(0)) / (deviations(z).detach() + 1e-6)
+    even = (z - z.mean(0)) / (deviations(z).detach() + 1e-4)
     quantiles = normal(torch.arange(1, len(z) + 1, device=z.device) / (len(z) + 1)).unsqueeze(1)
     return ((even @ directions.T).sort(0).values - quantiles).square().mean()
 
@@ -73,7 +74,7 @@ class VISReg(Method):
 
     def step(self, batch: Batch) -> Step:
         z = torch.stack(encode(lambda images: self.projector(self.encoder(images)).float(), batch.views))  # "v n d"
-        apart = (z - z[: len(large(batch.views))].mean(0)).square().mean((0, 2))
+        apart = off_global(z, len(large(batch.views)))
         directions = unit(normal(batch.draws.step("directions", self.n_directions, z.shape[2])))
         joint = [gather(view) for view in z]
         held = {
