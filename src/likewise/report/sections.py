@@ -49,7 +49,8 @@ def curves(runs: Sequence[Run]) -> list[dict[str, Any]]:
         if len(terms) != 1:
             terms = [_line("sum", run.metrics, "loss"), *terms]
         title = f"Loss of {run.name}" if len(runs) > 1 else "Loss"
-        charts.append(_chart(title, "Each weighted term; training makes their sum smaller.", terms))
+        note = "Each weighted term, and their sum. Training makes it smaller, unless they are two sides of a game."
+        charts.append(_chart(title, note, terms))
     knn_note = "How often neighbours name the right class, among the training images alone."
     charts += [
         _chart("k-NN accuracy", knn_note, together("knn", "k-NN"), percent=True),
