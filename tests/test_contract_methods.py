@@ -132,6 +132,17 @@ def test_state_round_trips(method: Method, images: ImageSet) -> None:
     assert {name: float(value.detach()) for name, value in method.step(batch).terms.items()} == ahead
 
 
+def test_what_moves_is_saved(method: Method, images: ImageSet) -> None:
+    """A buffer that is not in the state is made anew by a resume: it must be what it was made as."""
+    saved, start = method.state_dict(), copy.deepcopy(dict(method.named_buffers()))
+    for epoch in (1, 2):
+        method.begin_epoch(epoch, Draws(0, epoch, 0, torch.from_numpy(images.keys)))
+        method.step(batch_of(method, images, epoch))
+        method.after_step(0.5)
+    for name, buffer in method.named_buffers():
+        assert name in saved or torch.equal(buffer, start[name]), name
+
+
 def test_evaluation_changes_nothing(method: Method, images: ImageSet) -> None:
     method.eval()
     before = weights_hash(method)

@@ -141,6 +141,7 @@ def test_epochs_that_grow_are_counted_one_by_one():
 
 def test_classes_that_have_not_joined_are_not_competed_with():
     made = method(6, first_classes=3, dropout=0.0)
+    assert "active" in made.state_dict()  # an epoch goes on with the classes that it began with
     made.begin_epoch(0, draws(6))
     ids = made.order(0, draws(6)).flatten()
     made.classifier.weight.data.normal_(generator=torch.Generator().manual_seed(1))

@@ -20,8 +20,13 @@ from likewise.draws import Draws
 from likewise.methods import METHODS, Method, parts
 from likewise.methods.barlow_twins import twins
 from likewise.methods.dcl import decoupled
+from likewise.methods.deepcluster import clustered
+from likewise.methods.dino import distilled
+from likewise.methods.dinov2 import koleo
+from likewise.methods.drlim import distances
 from likewise.methods.lejepa import sigreg
 from likewise.methods.moco_v2 import queue_contrast
+from likewise.methods.msn import imbalance
 from likewise.methods.nnclr import neighbours
 from likewise.methods.npid import instance_loss
 from likewise.methods.parts import cosine_distance, info_nce, unit
@@ -545,6 +550,47 @@ def test_visreg_pulls_where_all_embeddings_are_nearly_one_and_sigreg_does_not() 
 
     assert pull(off_scale, 1e-4) == pytest.approx(pull(off_scale, 1e-1), rel=0.2)
     assert pull(lambda z: sigreg(z, directions), 1e-4) < 0.01 * pull(lambda z: sigreg(z, directions), 1e-1)
+
+
+# bfloat16
+
+
+SIX, OTHERS, ROWS = draw(6, 8), draw(6, 8, seed=1), unit(draw(9, 8, seed=2))
+IN_FULL: list[Callable[[], Tensor]] = [
+    lambda: nt_xent(SIX, OTHERS, 0.1),
+    lambda: decoupled(SIX, OTHERS, 0.1),
+    lambda: supervised_contrast(SIX, OTHERS, torch.tensor([0, 0, 1, 1, 2, 2]), 0.1),
+    lambda: info_nce(SIX, OTHERS, 0.1),
+    lambda: queue_contrast(SIX, OTHERS, ROWS, 0.1),
+    lambda: instance_loss(SIX, torch.arange(6), ROWS, torch.arange(9), 0.1),
+    lambda: neighbours(SIX, ROWS),
+    lambda: cosine_distance(SIX, OTHERS),
+    lambda: twins(SIX, OTHERS),
+    lambda: covariance(SIX),
+    lambda: variance(SIX),
+    lambda: whiten(SIX, 0.1),
+    lambda: sigreg(SIX, ROWS),
+    lambda: off_centre(SIX),
+    lambda: off_scale(SIX),
+    lambda: off_shape(SIX, ROWS),
+    lambda: parts.cosines(SIX, ROWS),
+    lambda: parts.spread(SIX),
+    lambda: parts.cross_entropy(SIX.softmax(1), OTHERS),
+    lambda: parts.crossed(SIX.softmax(1).unsqueeze(0), torch.stack([SIX, OTHERS])),
+    lambda: parts.sinkhorn(parts.cosines(SIX, ROWS), 0.05),
+    lambda: clustered(SIX.unsqueeze(0), ROWS.unsqueeze(0), torch.arange(6).unsqueeze(0), 0.1),
+    lambda: distilled(torch.stack([SIX, OTHERS]), torch.stack([OTHERS, SIX]), SIX[0], 0.1, 0.04),
+    lambda: koleo(SIX),
+    lambda: imbalance(SIX),
+    lambda: distances(SIX),
+]
+
+
+@pytest.mark.parametrize("loss", IN_FULL, ids=range(len(IN_FULL)))
+def test_losses_are_made_in_full_precision_under_autocast(loss: Callable[[], Tensor]) -> None:
+    expected = loss()
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(loss(), expected, rtol=1e-6, atol=1e-6)
 
 
 # Whole steps: what is held still takes no gradient

@@ -35,6 +35,9 @@ from test_losses_contrastive import (
     agree,
     draw,
     slow_centre,
+    slow_decoupled,
+    slow_info_nce,
+    slow_queue,
     slow_scale,
     slow_shape,
     slow_sigreg,
@@ -46,11 +49,21 @@ from test_losses_distillation import slow_crossed, slow_hidden_error, slow_koleo
 N, N_IMAGES, WIDTH = 9, 12, 16
 DATA = DataInfo(N_IMAGES, 3, 8)
 SMALL = {"hidden_dim": 16, "output_dim": 8, "n_prototypes": 8}
+OTHER = {  # than the defaults, so that what is ignored is noticed
+    "temperature": 0.3,
+    "teacher_temperature": 0.06,
+    "final_teacher_temperature": 0.1,
+    "least_hidden": 0.3,
+    "most_hidden": 0.6,
+    "epsilon": 0.1,
+    "sharpening": 0.5,
+}
 LABELS = torch.tensor([0, 1, -1, 0, 2, -1, 1, 0, 0, 1, 2, -1])
-TEMPERATURE = 0.1  # of all students, by default
-SHARP = 0.055  # the teacher's temperature at half of its way from 0.04 to 0.07
+TEMPERATURE = OTHER["temperature"]
+SHARP = 0.08  # the teacher's temperature at half of its way from 0.06 to 0.1
 PROGRESS = 0.15  # where it is there
 PAIRS = [(0, 1), (0, 2), (0, 3), (1, 2), (1, 3)]  # of two large and two small views: all but the small ones
+TAUGHT = [(i, j) for i in (0, 1) for j in range(4) if i != j]  # a large view and another that learns from it
 
 
 def make(name: str, **options: Any) -> Any:
@@ -58,9 +71,9 @@ def make(name: str, **options: Any) -> Any:
     or a bias of zero, would hide which of them is used."""
     torch.manual_seed(0)
     made = METHODS[name]
-    small = {key: width for key, width in SMALL.items() if key in keywords(made)}
+    usual = {key: value for key, value in {**SMALL, **OTHER}.items() if key in keywords(made)}
     encoder = ViT(DATA, width=WIDTH, depth=3, n_heads=2, patch=2)
-    method = made(encoder, DATA, views=RECIPES[made.default_views](8), **small, **options)
+    method = made(encoder, DATA, views=RECIPES[made.default_views](8), **{**usual, **options})
     shake(method, 0.1)
     return method
 
@@ -274,6 +287,57 @@ def mean(values: list[Tensor]) -> Tensor:
     return torch.stack(values).mean()
 
 
+def apart(a: Tensor, b: Tensor) -> Tensor:
+    """The squared distance of directions, averaged over rows."""
+    return mean([((x / x.norm() - y / y.norm()) ** 2).sum() for x, y in zip(a, b, strict=True)])
+
+
+def simclr(m: Any, batch: Batch, kept: Kept) -> Terms:
+    z, loss = projections(m, batch), theirs.SelfSupervisedLoss(theirs.NTXentLoss(temperature=TEMPERATURE))
+    return {"contrast": mean([loss(z[i], z[j]) for i, j in PAIRS])}
+
+
+def dcl(m: Any, batch: Batch, kept: Kept) -> Terms:
+    z = projections(m, batch)
+    return {"contrast": mean([slow_decoupled(z[i], z[j], TEMPERATURE) for i, j in PAIRS])}
+
+
+def byol(m: Any, batch: Batch, kept: Kept) -> Terms:
+    """The teacher, which is another network by now, sees large views alone; all others predict what it made of them."""
+    predicted, taught = [m.predictor(z) for z in projections(m, batch)], [m.teacher(v) for v in batch.views[:2]]
+    return {"distance": mean([apart(predicted[j], taught[i]) for i, j in TAUGHT])}
+
+
+def simsiam(m: Any, batch: Batch, kept: Kept) -> Terms:
+    z = projections(m, batch)
+    predicted = [m.predictor(x) for x in z]
+    return {"distance": mean([apart(predicted[j], z[i].detach()) for i, j in TAUGHT])}
+
+
+def moco_v3(m: Any, batch: Batch, kept: Kept) -> Terms:
+    """2 T (ctr(q1, k2) + ctr(q2, k1)) for two views."""
+    predicted, taught = [m.predictor(z) for z in projections(m, batch)], [m.teacher(v) for v in batch.views[:2]]
+    met = [slow_info_nce(predicted[j], taught[i], TEMPERATURE) for i, j in TAUGHT]
+    return {"contrast": 4 * TEMPERATURE * mean(met)}
+
+
+def moco_v2(m: Any, batch: Batch, kept: Kept, queue_size: int) -> Terms:
+    """The student's query, the teacher's key, and the key of the image before last: twelve images have room for one."""
+    queue = kept.get("queue", m.queue.rows().clone())
+    query, key = m.projector(m.encoder(batch.views[0])), m.teacher(batch.views[1])
+    kept["queue"] = torch.cat([queue, unit(key)])[-(N_IMAGES // 8) :]
+    return {"contrast": slow_queue(query, key, queue, TEMPERATURE)}
+
+
+def nnclr(m: Any, batch: Batch, kept: Kept) -> Terms:
+    """Large views have neighbours among the last six projections of the first view, as many as half the images."""
+    support, z = kept.get("support", m.support.rows().clone()), projections(m, batch)
+    near = [torch.stack([max(support, key=lambda row: float(x @ row)) for x in zs.detach()]) for zs in z[:2]]
+    kept["support"] = torch.cat([support, unit(z[0].detach())])[-(N_IMAGES // 2) :]
+    predicted = [m.predictor(x) for x in z]
+    return {"contrast": mean([slow_info_nce(near[i], predicted[j], TEMPERATURE) for i, j in TAUGHT])}
+
+
 def vicreg(m: Any, batch: Batch, kept: Kept, **weights: float) -> Terms:
     """Equation 6 of the paper for two views; the authors' code halves the variances, not the covariances."""
     z = projections(m, batch)
@@ -332,6 +396,7 @@ def exemplar(m: Any, batch: Batch, kept: Kept, dropout: float, merged: Tensor, *
     """Dropout by draws, another for each view of an image; what is kept grows, so that features are as large."""
     drawn, classes = batch.draws.image("dropout", 4, WIDTH), merged[batch.ids.flatten()]
     features = [m.encoder(view) * (drawn[:, i] > dropout) / (1 - dropout) for i, view in enumerate(batch.views)]
+    kept["error"] = mean([(m.classifier(x).argmax(1) != classes).float() for x in features])
     return {"cross-entropy": mean([F.cross_entropy(m.classifier(x), classes) for x in features])}
 
 
@@ -339,7 +404,7 @@ def swav(m: Any, batch: Batch, kept: Kept, queue_size: int) -> Terms:
     """Large views are assigned to prototypes together with earlier projections, which then make room for them."""
     z, queue = projections(m, batch), kept.get("queue", torch.zeros(0, 8))
     scores = torch.stack([m.prototypes(x) for x in z])
-    assigned = [slow_sinkhorn(m.prototypes(torch.cat([x, queue])).detach(), 0.05) for x in z[:2]]
+    assigned = [slow_sinkhorn(m.prototypes(torch.cat([x, queue])).detach(), OTHER["epsilon"]) for x in z[:2]]
     kept["queue"] = torch.cat([queue, *z[:2]])[-queue_size:].detach()
     return {"cross-entropy": slow_crossed(lambda i, image: assigned[i][image], scores / TEMPERATURE, 2)}
 
@@ -379,6 +444,7 @@ def said(m: Any, batch: Batch) -> Said:
             features.append(m.encoder.pooled(tokens))
             taught.append(m.teacher(view))
             n_hidden += mask.sum(1).tolist()
+            assert set(n_hidden) <= {0, *range(round(0.3 * 16), round(0.6 * 16) + 1)}
             patches.append(m.prototypes(m.projector(tokens[:, 1:][mask])))
             taught_patches.append(m.teacher.head(whole[:, 1:][mask]).detach())
     return Said(torch.stack(views), taught, features, n_hidden, torch.cat(patches), torch.cat(taught_patches))
@@ -434,7 +500,7 @@ def msn(m: Any, batch: Batch, kept: Kept, mask_ratio: float, balance_weight: flo
     used = torch.stack([slow_softmax(row) for view in anchors for row in view]).mean(0)
 
     def sharpened(i: int, image: int) -> Tensor:
-        p = slow_softmax(targets[i][image]) ** 4
+        p = slow_softmax(targets[i][image]) ** (1 / OTHER["sharpening"])
         return p / p.sum()
 
     return {
@@ -631,6 +697,13 @@ def off_the_large(m: Any, batch: Batch, n: int, kept: Kept) -> tuple[list[Tensor
 
 MERGED = torch.arange(N_IMAGES) // 2
 STEPS: list[tuple[str, Callable[..., Terms], dict[str, Any]]] = [
+    ("simclr", simclr, {}),
+    ("dcl", dcl, {}),
+    ("byol", byol, {}),
+    ("simsiam", simsiam, {}),
+    ("moco-v3", moco_v3, {}),
+    ("moco-v2", moco_v2, {"queue_size": 4}),
+    ("nnclr", nnclr, {}),
     ("vicreg", vicreg, {"invariance_weight": 2.0, "variance_weight": 3.0, "covariance_weight": 5.0}),
     ("barlow-twins", barlow_twins, {"redundancy_weight": 0.3}),
     ("w-mse", w_mse, {"slice_size": 4, "shrinkage": 0.2}),
@@ -683,6 +756,8 @@ def test_a_step_is_its_formula(name: str, reference: Callable[..., Terms], optio
         torch.testing.assert_close(ours, gradients(method, expected), rtol=1e-3, atol=1e-4)
         if "shown" in kept:
             torch.testing.assert_close(dict(step.shown), kept["shown"])
+        if "error" in kept:
+            torch.testing.assert_close(step.shown["error"], kept["error"])
         if "score" in kept:
             torch.testing.assert_close(step.score, kept["score"].detach(), rtol=1e-4, atol=1e-5)
 
@@ -731,3 +806,85 @@ def test_deepcluster_clusters_what_it_remembers_of_first_views() -> None:
         losses = [F.cross_entropy(x @ c.T / TEMPERATURE, own) for c, own in heads for x in z]
         torch.testing.assert_close(method.step(batch).terms["cross-entropy"], mean(losses), rtol=1e-5, atol=1e-5)
         bank[ids] = z[0].detach()
+
+
+# What lasts from epoch to epoch, and what heads are made of
+
+
+@pytest.mark.parametrize("name", ["npid", "nnclr", "moco-v2"])
+def test_later_epochs_begin_with_what_is_remembered(name: str) -> None:
+    method, everybody = make(name), 101 + torch.arange(N_IMAGES)
+    method.begin_epoch(0, Draws(0, 0, 0, everybody))
+    method.step(batch_of(method))
+    before = {key: value.clone() for key, value in method.named_buffers()}
+    method.begin_epoch(1, Draws(0, 1, 3, everybody))
+    for key, value in method.named_buffers():
+        assert torch.equal(value, before[key]), key
+
+
+def test_keys_are_made_in_shuffled_groups_with_statistics_of_their_own() -> None:
+    """Shuffle BN: nine images in four groups, in another order than the queries'."""
+    method, seen = make("moco-v2", key_groups=4), list[Tensor]()
+    method.teacher.encoder.register_forward_pre_hook(lambda module, given: seen.append(given[0]))
+    batch = batch_of(method)
+    method.keys(batch)
+    assert [len(images) for images in seen] == [3, 2, 2, 2]
+    together = torch.cat(seen)
+    assert not torch.equal(together, batch.views[1])
+    assert sorted(float(x.sum()) for x in together) == sorted(float(x.sum()) for x in batch.views[1])
+
+
+def test_deepclusters_heads_start_from_other_images() -> None:
+    method = make("deepcluster", n_clusters=3, n_heads=2)
+    method.bank.copy_(unit(draw(N_IMAGES, 8)))
+    method.begin_epoch(1, Draws(0, 1, 0, 101 + torch.arange(N_IMAGES)))
+    first, second = (sorted(head.tolist()) for head in method.centroids)
+    assert first != second
+
+
+@pytest.mark.parametrize("freeze", [True, False])
+def test_moco_v3_keeps_a_transformers_patches_at_their_start(freeze: bool) -> None:
+    method = make("moco-v3", freeze_patches=freeze)
+    assert all(p.requires_grad != freeze for p in method.encoder.embed.parameters())
+    assert all(p.requires_grad for p in method.encoder.blocks.parameters())
+
+
+def test_no_more_dimensions_are_whitened_than_the_images_span() -> None:
+    assert make("w-mse", output_dim=8).projector[-1].out_features == N_IMAGES // 2
+
+
+LAYERS = {nn.Linear: "L", nn.ReLU: "R"}
+MADE_OF = {  # B: batch normalisation, b: without a learned scale
+    "barlow-twins": {"projector": "LBRLBRL"},
+    "bigan": {"code": "Lb"},
+    "byol": {"projector": "LBRL", "predictor": "LBRL"},
+    "dcl": {"projector": "LBRL"},
+    "deepcluster": {"projector": "LBRLb"},
+    "dino": {"projector": "LBRLBRLb"},
+    "dinov2": {"projector": "LBRLBRLb"},
+    "ibot": {"projector": "LBRLBRLb"},
+    "lejepa": {"projector": "LBRLBRL"},
+    "moco-v2": {"projector": "LRL"},
+    "moco-v3": {"projector": "LBRLBRLb", "predictor": "LBRLb"},
+    "msn": {"projector": "LBRLBRL"},
+    "nnclr": {"projector": "LBRLBRLb", "predictor": "LBRL"},
+    "simclr": {"projector": "LBRL"},
+    "simsiam": {"projector": "LBRLBRLb", "predictor": "LBRL"},
+    "supcon": {"projector": "LBRL"},
+    "swav": {"projector": "LBRLb"},
+    "vicreg": {"projector": "LBRLBRL"},
+    "visreg": {"projector": "LBRLBRL"},
+    "w-mse": {"projector": "LBRL"},
+}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_heads_are_made_of_these_layers(name: str) -> None:
+    """What the formulas above leave out: they are checked without batch normalisation."""
+    method = make(name, **({"labels": LABELS} if "labels" in METHODS[name].needs else {}))
+    made = {}
+    for head in ("projector", "predictor", "code"):
+        if isinstance(layers := getattr(method, head, None), nn.Sequential):
+            names = [("B" if x.affine else "b") if isinstance(x, nn.BatchNorm1d) else LAYERS[type(x)] for x in layers]
+            made[head] = "".join(names)
+    assert made == MADE_OF.get(name, {})

@@ -1,10 +1,10 @@
-"""Exemplar-CNN (Dosovitskiy et al., 2014): every image is a class of its own, and its transforms are told apart.
+"""Exemplar-CNN (Dosovitskiy et al., 2014): every image is a class of its own, to be told from any of its transforms.
 
 arXiv 1406.6909. The images are seed patches (`likewise.images.patches`); a softmax over N surrogate classes follows the
 encoder. Departures: the per-pixel mean is learned as training sees it, and taken off only in training, since a network
-that runs over whole images has no positions; the rate falls to a third at fixed places (`schedule="thirds"`), since the
-loop promises bits for a recipe and looks at no validation error. With fresh transforms every epoch the error of a step,
-measured before its update, is that of held-out transforms anyway: `error` is shown.
+that runs over whole images has no positions; no validation error is looked at, since the loop promises bits for a
+recipe (`reproduce exemplar` lets the rate fall to a third at fixed places, `schedule="thirds"`). Transforms are fresh
+every epoch, so that the `error` of a step is that of transforms never seen, though with dropout, which adds to it.
 """
 
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""MSN (Assran et al., 2022): a view with most patches left out gets the prototypes that the whole view gets.
+"""MSN (Assran et al., 2022): a view with half its patches left out gets the prototypes that the whole view gets.
 
 arXiv 2204.07141. Large views take turns as target; as anchors they lose a share `mask_ratio` of their patches, small
 views none. The mean prediction is pushed to use all prototypes equally, and targets are sharpened; no centre is needed.
