@@ -22,7 +22,7 @@ from torch.nn import functional as F
 
 from likewise.draws import normal
 from likewise.methods.base import Method
-from likewise.methods.drawing import WIDEST, Decoder, shown
+from likewise.methods.drawing import Decoder, doubled, shown
 from likewise.methods.parts import full_precision, mlp
 from likewise.types import Batch, DataInfo, Encoder, Images, Step, TrainConfig
 from likewise.views import View
@@ -37,7 +37,7 @@ class Discriminator(nn.Module):
     def __init__(self, data: DataInfo, code_dim: int, width: int, hidden_dim: int) -> None:
         super().__init__()
         n = max(1, math.ceil(math.log2(data.size / 4)))
-        widths = [data.channels, *(max(width, min(WIDEST, width * 2**i)) for i in range(n))]
+        widths = [data.channels, *doubled(width, n)]
         layers: list[nn.Module] = []
         for before, after in pairwise(widths):
             layers += [nn.Conv2d(before, after, 3, 2, 1, bias=False), nn.GroupNorm(1, after), nn.LeakyReLU(0.2)]

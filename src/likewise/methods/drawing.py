@@ -12,6 +12,11 @@ from likewise.types import DataInfo, Images
 WIDEST = 256
 
 
+def doubled(width: int, n: int) -> list[int]:
+    """The channels of `n` maps, each with twice as many as the one before, up to WIDEST or a larger `width`."""
+    return [max(width, min(WIDEST, width * 2**i)) for i in range(n)]
+
+
 class Decoder(nn.Module):
     """Features "b dim" -> an image "b c size size": a map of at most 7 x 7 cells, doubled until it is large enough.
 
@@ -22,7 +27,7 @@ class Decoder(nn.Module):
     def __init__(self, dim: int, data: DataInfo, width: int) -> None:
         super().__init__()
         n = max(0, math.ceil(math.log2(data.size / 7)))
-        widths = [max(width, min(WIDEST, width * 2**i)) for i in range(n, -1, -1)]
+        widths = doubled(width, n + 1)[::-1]
         self.size, self.cells = data.size, math.ceil(data.size / 2**n)
         self.enter = nn.Linear(dim, widths[0] * self.cells**2, bias=False)
         layers: list[nn.Module] = [nn.BatchNorm2d(widths[0]), nn.ReLU(inplace=True)]

@@ -62,7 +62,7 @@ def averaged(layers: Float[Tensor, "l b t d"]) -> Float[Tensor, "b t d"]:
 def hidden_error(
     predicted: Float[Tensor, "b t d"], target: Float[Tensor, "b t d"], hidden: Bool[Tensor, "b t"], beta: float = 1.0
 ) -> Float[Tensor, " b"]:
-    """Smooth L1 (half the square below `beta`, over `beta`), averaged over an image's hidden patches."""
+    """Smooth L1 (half the square below `beta`, over `beta`; L1 at 0), averaged over an image's hidden patches."""
     error = F.smooth_l1_loss(predicted, target.detach(), beta=beta, reduction="none").mean(2)
     return (error * hidden).sum(1) / hidden.sum(1).clamp(min=1)
 

@@ -15,18 +15,9 @@ from likewise.draws import Draws
 from likewise.encoders.vit import ViT
 from likewise.errors import UsageError
 from likewise.methods.base import Method
-from likewise.methods.masking import only, vit, whole
-from likewise.methods.parts import full_precision
+from likewise.methods.masking import hidden_error, only, vit, whole
 from likewise.types import Batch, DataInfo, Encoder, Images, Step, TrainConfig
 from likewise.views import View
-
-
-@full_precision
-def absolute_error(
-    drawn: Float[Tensor, "b t p"], patches: Float[Tensor, "b t p"], hidden: Bool[Tensor, "b t"]
-) -> Float[Tensor, " b"]:
-    """The mean absolute error on the pixels of an image's hidden patches."""
-    return ((drawn - patches).abs().mean(2) * hidden).sum(1) / hidden.sum(1)
 
 
 class SimMIM(Method):
@@ -75,7 +66,7 @@ class SimMIM(Method):
         (images,) = batch.views
         hidden = self.hidden(images, batch.draws)
         patches = self.encoder.patches(self.encoder.normalise(images))
-        error = absolute_error(self.drawn(images, hidden), patches, hidden)
+        error = hidden_error(self.drawn(images, hidden), patches, hidden, beta=0.0)
         return Step({"reconstruction": error.mean()}, score=error.detach())
 
     @torch.no_grad()
