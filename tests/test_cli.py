@@ -32,6 +32,7 @@ from likewise.methods import METHODS
 from likewise.relations import from_labels
 from likewise.report.folders import read_folders
 from likewise.report.verdict import said
+from likewise.signals import stop_signals
 from likewise.types import DataInfo
 from likewise.views import RECIPES
 
@@ -620,3 +621,18 @@ def test_demo_learns(tmp_path: Path) -> None:
     assert quality["facility-location"]["facility_location"] > quality["random"]["facility_location"]
     assert quality["k-center"]["radius"] < quality["random"]["radius"]
     assert Path(result["report"]).stat().st_size > 100_000
+
+
+def test_the_seed_of_evaluate_arrives(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: dict[str, Any] = {}
+    monkeypatch.setattr("likewise.verbs.evaluate.evaluate", lambda *_, **given: asked.update(given) or {})
+    CliRunner().invoke(app, ["evaluate", "pixels", "x", "--seed", "7", "--json"])
+    assert asked["seed"] == 7
+
+
+def test_a_second_signal_stops_at_once() -> None:
+    with stop_signals() as caught:
+        signal.raise_signal(signal.SIGTERM)
+        assert caught == [signal.SIGTERM]
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGTERM)

@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from likewise.encoders import ENCODERS, ConvNet, External, Normalise, Pixels, ViT, build
-from likewise.encoders.vit import positions
+from likewise.encoders.resnet import _Block
+from likewise.encoders.vit import Block, positions
 from likewise.errors import UsageError
 from likewise.types import DataInfo, Encoder
 
@@ -397,3 +398,45 @@ def test_bytes_are_not_taken_for_pixels():
 def test_every_name_builds_what_its_table_says():
     assert isinstance(build("vit-tiny", RGB), ViT)
     assert sorted(ENCODERS) == list(ENCODERS)
+
+
+def test_a_block_of_a_vit_is_torchs_pre_norm_layer():
+    torch.manual_seed(0)
+    block = Block(16, 4)
+    theirs = nn.TransformerEncoderLayer(16, 4, 64, 0.0, "gelu", batch_first=True, norm_first=True)
+    names = {"self_attn.in_proj_weight": block.qkv.weight, "self_attn.in_proj_bias": block.qkv.bias}
+    parts = {"self_attn.out_proj": block.proj, "linear1": block.up, "linear2": block.down}
+    for name, part in {**parts, "norm1": block.norm1, "norm2": block.norm2}.items():
+        names |= {f"{name}.weight": part.weight, f"{name}.bias": part.bias}
+    theirs.load_state_dict(names)
+    x = torch.randn(3, 5, 16)
+    torch.testing.assert_close(block(x), theirs(x), rtol=1e-4, atol=1e-5)
+
+
+def test_a_bottleneck_equals_the_same_block_written_out():
+    torch.manual_seed(0)
+    block = _Block(4, 6, 2, 4).eval()
+    for part in (block.bn1, block.bn2, block.bn3):
+        part.running_mean.normal_()
+        part.bias.data.normal_()
+    x = torch.randn(2, 6, 8, 8)
+    y = block.bn1(block.conv1(x)).relu()
+    y = block.bn2(block.conv2(y)).relu()
+    torch.testing.assert_close(block(x), (block.bn3(block.conv3(y)) + block.downsample(x)).relu())
+
+
+def test_a_grid_of_the_convnet_keeps_the_averages_of_its_cells():
+    encoder = build("convnet", RGB, width=8, grid=2).eval()
+    last = encoder.dense(images())[-1]
+    assert last.shape[2:] == (4, 4)
+    torch.testing.assert_close(
+        encoder(images()), last.unflatten(3, (2, 2)).unflatten(2, (2, 2)).mean((3, 5)).flatten(1)
+    )
+
+
+def test_external_wants_a_row_for_each_image():
+    one_number = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 1), nn.Flatten(0))
+    with pytest.raises(
+        UsageError, match=r"encoder Sequential: returns a tensor of shape \(1,\) for one image of 3 x 32 x"
+    ):
+        External(one_number, RGB)

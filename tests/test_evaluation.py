@@ -512,3 +512,10 @@ def test_the_encoder_stays_in_its_mode_and_the_generator_where_it_was(tmp_path):
     before = torch.get_rng_state()
     likewise.load(tmp_path)
     assert torch.equal(before, torch.get_rng_state())
+
+
+def test_the_two_crops_of_alignment_differ():
+    """On noise no two crops look alike."""
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 16, 16, 3), dtype=np.uint8)
+    figures = evaluate("pixels", pixels, size=16, protocols="health")["protocols"]["health"]
+    assert figures["alignment"] > 0.01

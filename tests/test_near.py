@@ -144,3 +144,8 @@ def test_scan_refuses_what_cannot_be_a_similarity(folder):
         likewise.scan(folder, similarity=0.9)
     with pytest.raises(UsageError, match="--near: compares fingerprints, and --near-by emb embeddings; expected one"):
         likewise.scan(folder, near=True, near_by="emb")
+
+
+def test_the_work_space_is_read_even_where_none_is_needed(tmp_path):
+    with pytest.raises(UsageError, match="memory 'foo': expected"):
+        likewise.scan(tmp_path, memory="foo")

@@ -85,6 +85,7 @@ def test_a_margin_is_in_standard_errors_of_the_difference() -> None:
     others = [line("untrained", 0.5), line("untrained", 0.6, seed=1)]
     assert margin([line("a", 0.52)], others) == margin([line("a", 0.52)], others[:1])  # each with its own seed
     assert margin([line("a", 0.52, seed=1)], others) < 0
+    assert margin([line("a", 1.0)], [line("untrained", 1.0)]) == 0
     found = proofs([line("untrained", 0.5), line("simclr", 0.52), line("byol", 0.53), line("supervised", 0.9)])
     assert [(check["id"], check["ok"]) for check in found] == [
         ("mnist-quick/simclr", False),
@@ -96,6 +97,8 @@ def test_the_page_lists_what_is_proven_and_what_is_not() -> None:
     lines = [line("untrained", 0.5), line("simclr", 0.51), line("byol", 0.6), line("byol", 0.62, seed=1)]
     lines += [{"table": "mnist-quick", "method": "moco-v2", "seed": 0, "failed": "the representation collapsed"}]
     text = page(lines)
+    assert "tested on 10,000." in text
+    assert page(lines[::-1]).count("tested on 10,000.") == 1  # a run that failed says nothing of it
     assert "Proven on at least one table: byol." in text
     assert "Run and not proven: moco-v2, simclr." in text
     assert "| byol | 0.500 | 0.610 |" in text

@@ -222,7 +222,14 @@ def test_relations_in_words(tmp_path: Path) -> None:
         make_relation("labels", open_images(pixels), 8)
     np.save(tmp_path / "y.npy", other[:5].numpy())
     (tmp_path / "bad.npy").write_text("0 1 2")
-    with pytest.raises(DataError, match=r"relation=neighbours:2:.*bad.npy: is not an array that can be read"):
+    with pytest.raises(
+        DataError, match=r"relation=neighbours:2:.*bad.npy: is not an array of numbers that can be read"
+    ):
         make_relation(f"neighbours:2:{tmp_path / 'bad.npy'}", images, 8)
+    (tmp_path / "empty.npy").touch()
+    np.save(tmp_path / "words.npy", np.array(["a", "b"]))
+    for name in ("empty", "words"):
+        with pytest.raises(DataError, match=rf"{name}.npy: is not an array of numbers that can be read"):
+            make_relation(f"neighbours:2:{tmp_path / name}.npy", images, 8)
     with pytest.raises(DataError, match="a row for each of 12 images"):
         make_relation(f"neighbours:3:{tmp_path / 'y.npy'}", images, 8)

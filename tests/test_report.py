@@ -23,8 +23,8 @@ import likewise.report
 from likewise import progress
 from likewise.coresets import quality
 from likewise.errors import DataError, UsageError
-from likewise.report import sections, verdict, write_report
-from likewise.report.folders import THUMB_BYTES, read_folders
+from likewise.report import sections, verdict, write, write_report
+from likewise.report.folders import THUMB_BYTES, Picks, read_folders
 from likewise.report.layout import flat_map, kept, neighbours
 from likewise.report.verdict import headline, scores
 
@@ -682,3 +682,23 @@ def test_the_time_that_is_left_is_told_from_what_this_process_did(monkeypatch: p
         "train 50/100 (50%), 0:10 elapsed, 0:10 left",
     )
     assert progress.Bar("train", 100, 80).line().endswith("0:00 left")
+
+
+def test_a_long_curve_is_drawn_by_the_means_of_its_parts() -> None:
+    rows = [{"step": i, "loss": float(i % 2)} for i in range(800)]
+    assert {value for _, value in sections._line("loss", rows, "loss")["points"]} == {0.5}
+
+
+def test_queries_are_the_middle_images_of_the_classes_in_their_order() -> None:
+    shown = {"classes": ["b", "a"], "thumbs": range(6), "labels": [0, 0, 0, 1, 1, 1]}
+    assert sections.queries(shown) == [4, 1]
+
+
+@pytest.mark.parametrize(("gains", "log"), [([100.0, 1.0], True), ([10.0, 1.0], False), ([100.0, 0.0], False)])
+def test_gains_of_several_orders_are_drawn_on_a_logarithmic_scale(gains: list[float], log: bool) -> None:
+    picks = Picks(Path("s"), "s", list(range(len(gains))), [""] * len(gains), gains, {}, [], {})
+    assert sections.coreset(picks, None, sections.Thumbs())["gains"]["log"] is log
+
+
+def test_exact_copies_are_counted_without_their_originals() -> None:
+    assert write._scan({"duplicates": [["a", "b", "c"], ["d", "e"]]})["n_copies"] == 3

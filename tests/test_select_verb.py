@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -22,6 +23,7 @@ from likewise.report.folders import read_folders
 from likewise.report.sections import Thumbs, coreset
 from likewise.types import Selection
 from likewise.verbs.ids import read_ids
+from likewise.verbs.originals import Originals
 from likewise.verbs.select import choose
 
 
@@ -361,3 +363,11 @@ def test_a_signal_exits_75_and_resume_goes_on(tmp_path):
     assert (state.parent / "selection.json").stat().st_mtime_ns == before
     code, errors = run(state.parent, "--resume", "--method", "k-center")
     assert (code, "method='herding', not 'k-center'" in errors) == (2, True)
+
+
+def test_copies_keep_their_times(tmp_path):
+    (tmp_path / "in").mkdir()
+    Image.new("RGB", (9, 9)).save(tmp_path / "in/a.png")
+    os.utime(tmp_path / "in/a.png", (1, 1))
+    Originals(str(tmp_path / "in")).copy("a.png", tmp_path / "b.png")
+    assert (tmp_path / "b.png").stat().st_mtime == 1

@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,23 +19,24 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from likewise.draws import Draws
 from likewise.embedding import load, weights_hash
-from likewise.encoders import build
+from likewise.encoders import Pixels, build
 from likewise.errors import DataError, Stopped, TrainingError, UsageError
 from likewise.files import MARK, read_lines, write_bytes, write_json
 from likewise.images import ImageSet, open_images
 from likewise.methods import METHODS
+from likewise.methods.base import Method
 from likewise.training import fit as loop
 from likewise.training import state
-from likewise.training.optim import LARS, OPTIMIZERS, Muon, learning_rate, make_optimizer, orthogonal, set_rates
-from likewise.types import DataInfo, Step, TrainConfig
+from likewise.training.monitor import knn_accuracy
+from likewise.types import Batch, DataInfo, Step, TrainConfig
 from likewise.verbs.demo import SETTINGS, demo
 from likewise.verbs.pretrain import pretrain
 from likewise.verbs.settings import make_plan
 from likewise.views import RECIPES
 
 N, STEPS = 40, 9
-INFO = DataInfo(n_images=8, channels=3, size=32)
 SMALL: dict[str, Any] = {
     "size": 16,
     "batch_size": 16,
@@ -54,6 +56,11 @@ def settings(method: str) -> dict[str, Any]:
     width = {"depth": 2} if "a ViT encoder" in METHODS[method].needs else {"width": 16}
     patches = {"patches": N} if METHODS[method].patches else {}
     return {**SMALL, **width, **patches, "method": method}
+
+
+def made(method: str) -> Method:
+    info = images().info(16)
+    return METHODS[method](build("convnet", info, width=8), info, views=RECIPES["strong"](16))
 
 
 def trace(run: Path) -> tuple[bytes, ...]:
@@ -462,112 +469,70 @@ def test_a_file_without_a_recipe_is_refused(tmp_path: Path, monkeypatch: pytest.
         pretrain(images(), out=tmp_path / "run", **settings("simclr"))
 
 
-def test_scores_are_kept_for_every_image(whole: dict[str, Path]) -> None:
-    scores = np.load(whole["simclr"] / "scores.npy")
-    assert scores.shape == (N,)
-    assert (scores > 0).all()
+def test_scores_are_means_over_the_epochs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = METHODS["simclr"]
+    step = made.step
+    monkeypatch.setattr(made, "step", lambda self, batch: step(self, batch)._replace(score=batch.ids.flatten() + 1.0))
+    pretrain(images(), out=tmp_path / "run", **settings("simclr"))  # three epochs
+    assert np.load(tmp_path / "run" / "scores.npy").tolist() == [i + 1 for i in range(N)]
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
-def test_every_optimizer_descends(name: str) -> None:
-    torch.manual_seed(0)
-    net = torch.nn.Sequential(
-        torch.nn.Conv2d(3, 8, 3), torch.nn.BatchNorm2d(8), torch.nn.Conv2d(8, 4, 3), torch.nn.BatchNorm2d(4)
-    )
-    x, y = torch.randn(8, 3, 8, 8), torch.randn(8, 4, 4, 4)
-    optimizer = make_optimizer([{"params": list(net.parameters())}], TrainConfig(optimizer=name, lr=0.05))
-    losses = []
-    for _ in range(30):
-        optimizer.zero_grad()
-        loss = (net(x) - y).square().mean()
-        loss.backward()
-        optimizer.step()
-        losses.append(float(loss.detach()))
-    assert losses[-1] < losses[0]
+def test_the_encoder_takes_the_images_mean_and_deviation(whole: dict[str, Path]) -> None:
+    mean, std = images().mean_std()
+    normalise = load(whole["simclr"]).normalise
+    assert normalise.mean.tolist() == pytest.approx(list(mean))
+    assert normalise.std.tolist() == pytest.approx(list(std))
 
 
-def test_lars_by_hand() -> None:
-    """One step: eta |w| / |g| times g, at most g itself."""
-    p = torch.nn.Parameter(torch.tensor([[3.0, 4.0]]))
-    p.grad = torch.tensor([[0.0, 2.0]])
-    LARS([p], lr=1.0, momentum=0.9, weight_decay=0.0).step()
-    assert torch.allclose(p, torch.tensor([[3.0, 4.0 - 0.02 * 5 / 2 * 2]]))
+def test_the_gradient_is_clipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made, norms = loop.make_optimizer, list[float]()
+
+    def spied(groups: list[dict[str, Any]], config: TrainConfig) -> torch.optim.Optimizer:
+        optimizer = made(groups, config)
+        step = optimizer.step
+
+        def watched() -> None:
+            gradients = [p.grad.flatten() for group in optimizer.param_groups for p in group["params"]]
+            norms.append(float(torch.cat(gradients).norm()))
+            step()
+
+        monkeypatch.setattr(optimizer, "step", watched)
+        return optimizer
+
+    monkeypatch.setattr(loop, "make_optimizer", spied)
+    pretrain(images(), out=tmp_path / "run", clip=1e-3, **{**settings("simclr"), "steps": 2})
+    assert norms == pytest.approx([1e-3] * 2, rel=1e-2)
 
 
-def test_muon_orthogonalises() -> None:
-    x = torch.randn(6, 20, generator=torch.Generator().manual_seed(0))
-    sigma = torch.linalg.svdvals(orthogonal(x))
-    assert 0.5 < float(sigma.min()) <= float(sigma.max()) < 1.4
-    u, _, v = torch.linalg.svd(x, full_matrices=False)
-    assert torch.nn.functional.cosine_similarity(orthogonal(x).flatten(), (u @ v).flatten(), dim=0) > 0.95
-    p = torch.nn.Parameter(torch.randn(8, 4, 3, 3))
-    p.grad = torch.randn(8, 4, 3, 3)
-    Muon([p], lr=0.0, momentum=0.9, betas=(0.9, 0.999), weight_decay=0.0).step()
-    assert float(p.detach().norm()) == pytest.approx(8**0.5, rel=1e-5)
+def test_a_fused_kernel_finds_its_counters_beside_the_weights(tmp_path: Path) -> None:
+    """On the weights' device, here one without memory; where no kernel reads them, in the processor's memory."""
+    for optimizer, where in (("adamw", "meta"), ("muon", "cpu")):
+        nets = [torch.nn.Linear(3, 2, device=device) for device in ("cpu", "meta")]
+        config = TrainConfig(optimizer=optimizer)
+        saved, restored = (loop.make_optimizer([{"params": list(net.parameters())}], config) for net in nets)
+        for p in nets[0].parameters():
+            p.grad = torch.ones_like(p)
+        saved.step()
+        state.save_state(tmp_path / optimizer, {"step": 1}, {}, torch.nn.Identity(), saved)
+        state.load_state(tmp_path / optimizer, torch.nn.Identity(), restored)
+        for p in nets[1].parameters():
+            devices = {name: str(value.device) for name, value in restored.state[p].items()}
+            assert devices == {"step": where, "exp_avg": "meta", "exp_avg_sq": "meta"}
 
 
-def test_muon_steps_on_a_transformers_matrices() -> None:
-    """By hand: decayed, then moved by the gradient's polar factor; three times as tall, root three times as far."""
-    torch.manual_seed(0)
-    tall, before = torch.nn.Parameter(torch.randn(48, 16)), torch.empty(48, 16)
-    before.copy_(tall.detach())
-    tall.grad = torch.randn(48, 16)
-    config = TrainConfig(optimizer="muon", lr=0.1, weight_decay=0.5)
-    make_optimizer([{"params": [tall], "inner": True}], config).step()
-    u, _, v = torch.linalg.svd(tall.grad, full_matrices=False)
-    moved = (before * (1 - 0.1 * 0.5) - tall.detach()) / 0.1
-    assert torch.nn.functional.cosine_similarity(moved.flatten(), (u @ v).flatten(), dim=0) > 0.95
-    assert float(moved.norm() / (u @ v).norm()) == pytest.approx(3**0.5, rel=0.15)
+def test_minutes_between_states(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = SimpleNamespace(now=0.0)
+    monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    due, told = loop._save_clock("1.5m"), []
+    for clock.now in (89.0, 90.0, 91.0, 179.0, 181.0):
+        told.append(due(1))
+    assert told == [False, True, False, False, True]
 
 
-def test_a_transformers_matrices_are_marked() -> None:
-    vit = build("vit-nano", INFO)
-    method = METHODS["mae"](vit, INFO, views=RECIPES["weak"](32))
-    marked = {id(p) for group in method.param_groups() if group.get("inner") for p in group["params"]}
-    inside = {name for name, p in method.named_parameters() if id(p) in marked}
-    kinds = ("qkv", "proj", "up", "down")
-    expected = {f"encoder.blocks.{i}.{kind}.weight" for i in range(6) for kind in kinds}
-    assert {name for name in inside if name.startswith("encoder.")} == expected
-    assert any(name.startswith("decoder.") for name in inside)
-    groups = METHODS["simclr"](build("convnet", INFO), INFO, views=RECIPES["strong"](32)).param_groups()
-    assert not any(group.get("inner") for group in groups)
-
-
-def test_muon_is_adamw_for_what_is_not_inside() -> None:
-    config = TrainConfig(optimizer="muon", lr=0.1, weight_decay=0.1)
-    torch.manual_seed(0)
-    a = torch.nn.Parameter(torch.randn(5, 3))
-    b = torch.nn.Parameter(a.detach().clone())
-    mine = make_optimizer([{"params": [a]}], config)
-    theirs = torch.optim.AdamW([b], lr=0.01, weight_decay=0.1)
-    for _ in range(5):
-        gradient = torch.randn(5, 3)
-        for p, optimizer in ((a, mine), (b, theirs)):
-            p.grad = gradient.clone()
-            optimizer.step()
-    assert torch.allclose(a, b, atol=1e-6)
-
-
-def test_learning_rate_warms_up_and_falls() -> None:
-    config = TrainConfig(lr=1.0, warmup=0.2, final_lr=0.1)
-    rates = [learning_rate(config, step, 50) for step in range(50)]
-    assert rates[:10] == pytest.approx([(i + 1) / 10 for i in range(10)])
-    assert all(a >= b for a, b in itertools.pairwise(rates[10:]))
-    assert rates[-1] == pytest.approx(0.1, abs=0.01)
-
-
-def test_groups_have_their_own_rates() -> None:
-    config = TrainConfig(lr=1.0, weight_decay=0.1, final_weight_decay=0.5, warmup=0.0)
-    p = [torch.nn.Parameter(torch.ones(2, 2)) for _ in range(3)]
-    groups = [
-        {"params": p[:1]},
-        {"params": p[1:2], "weight_decay": 0.0, "rate": 0.1},
-        {"params": p[2:], "steady": True},
-    ]
-    optimizer = make_optimizer(groups, config)
-    set_rates(optimizer, config, 50, 100)
-    assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([0.5, 0.05, 1.0])
-    assert [group["weight_decay"] for group in optimizer.param_groups] == pytest.approx([0.3, 0.0, 0.3])
+def test_the_share_of_the_data_is_what_a_fixed_batch_saves(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "_rate", lambda *_: 10.0)
+    batch = Batch([torch.zeros(8, 3, 16, 16)], torch.arange(8).unsqueeze(1), 0.0, Draws(0, 0, 0, torch.arange(8)))
+    assert loop._data_share(made("simclr"), batch, TrainConfig(), 20.0) == 0.75
 
 
 def test_an_epoch_begins_once_however_often_it_is_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -605,6 +570,24 @@ def test_a_method_that_looks_is_shown_every_image_before_it_learns(
     assert len(kept) == 3  # epochs that were begun
 
 
+def test_of_several_processes_somebody_is_shown_every_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Equally many each, in every batch; nobody twice but the first, where the images do not divide."""
+    seen, method = list[list[list[int]]](), made("deepcluster")
+    monkeypatch.setattr(type(method), "look", lambda self, batch: seen[-1].append(batch.ids.flatten().tolist()))
+    config = TrainConfig(batch_size=16, device="cpu", precision="fp32")
+    for n_processes in (1, 2, 3):
+        monkeypatch.setattr(loop, "world", lambda n=n_processes: n)
+        for process in range(n_processes):
+            monkeypatch.setattr(loop, "rank", lambda i=process: i)
+            seen.append([])
+            loop.look(method, images(), config, [])
+        shares = [[image for batch in batches for image in batch] for batches in seen]
+        assert len({tuple(map(len, batches)) for batches in seen}) == 1
+        assert set(itertools.chain(*shares)) == set(range(N))
+        assert sum(map(len, shares)) == -(-N // n_processes) * n_processes
+        seen.clear()
+
+
 def test_a_signal_while_looking_stops_before_the_first_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = METHODS["deepcluster"]
     look = made.look
@@ -624,6 +607,24 @@ def test_knn_is_measured_after_the_listed_epochs(tmp_path: Path) -> None:
     pretrain(images(), out=tmp_path / "run", **settings("simclr"), knn_epochs=(1,))
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert [line["epoch"] for line in lines if "knn" in line] == [1.0, 3.0]
+
+
+def test_knn_is_measured_once_after_an_epoch(tmp_path: Path) -> None:
+    """13 / 3 - 1 / 3 is a little below 4, in floating point."""
+    pretrain(images(), out=tmp_path / "run", **{**settings("simclr"), "steps": 18}, knn_epochs=(4,))
+    lines = read_lines(tmp_path / "run" / "metrics.jsonl")
+    assert [line["epoch"] for line in lines if "knn" in line] == [4.0, 6.0]
+
+
+@pytest.mark.parametrize("times", [1, 30])
+def test_no_query_meets_itself_or_a_copy(times: int) -> None:
+    """Noise with labels by lot is told by nothing."""
+    rng = np.random.default_rng(0)
+    noise = rng.integers(0, 256, (300 // times * 2, 8, 8, 3), dtype=np.uint8)
+    labelled = open_images(np.repeat(noise, times, axis=0), labels=np.repeat(rng.integers(0, 10, len(noise)), times))
+    accuracy = knn_accuracy(Pixels(labelled.info(8)), labelled, 8, torch.device("cpu"))
+    assert accuracy is not None
+    assert accuracy < 0.45
 
 
 @pytest.mark.parametrize(
@@ -678,6 +679,39 @@ def test_a_plan_counts_the_images_that_there_are(tmp_path: Path, monkeypatch: py
     assert planned["images_per_second"] == 2 * N
 
 
+def test_a_plan_says_how_long_what_is_left_will_take(
+    whole: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("likewise.verbs.pretrain.trial_rate", lambda *_: 4.0)
+    asked = {**settings("simclr"), "steps": None}
+    planned = pretrain(images(), out=tmp_path / "run", dry_run=True, epochs=1.5, **asked)
+    assert (planned["steps"], planned["resumed_at"], planned["seconds"]) == (5, 0, 5 / 4)
+    done = pretrain(images(), out=whole["simclr"], dry_run=True, resume=True, **settings("simclr"))
+    assert (done["steps"], done["resumed_at"], done["seconds"]) == (STEPS, STEPS, 0)
+
+
+@pytest.mark.parametrize(("epochs", "n_steps"), [(0.07, 7), (0.071, 8), (1, 100), (2.29, 229)])
+def test_a_share_of_an_epoch_is_no_step_too_long(epochs: float, n_steps: int) -> None:
+    hundred = open_images(np.zeros((200, 8, 8, 3), np.uint8) + np.arange(200, dtype=np.uint8)[:, None, None, None])
+    assert loop._n_steps(made("simclr"), hundred, TrainConfig(batch_size=2), epochs) == n_steps
+
+
+def test_numbers_of_numpy_are_settings_too(tmp_path: Path) -> None:
+    """They are kept in the recipe, and a run that was begun with them goes on without."""
+    asked = {**settings("simclr"), "batch_size": np.int64(8), "lr": np.float64(0.01)}
+    with pytest.raises(Stopped):
+        stopped_after(2, lambda: pretrain(images(), out=tmp_path / "run", **asked))
+    assert "batch_size = 8\n" in (tmp_path / "run" / "recipe.toml").read_text()
+    assert pretrain(images(), out=tmp_path / "run", resume=True)["resumed_at"] == 2
+
+
+def test_what_to_begin_from_is_named_where_it_is_nothing(tmp_path: Path) -> None:
+    with pytest.raises(
+        DataError, match="--init-from: model pixels: no such folder; expected a run folder or a saved e"
+    ):
+        pretrain(images(), out=tmp_path / "run", init_from="pixels", **settings("simclr"))
+
+
 @pytest.mark.parametrize(
     ("asked", "says"),
     [
@@ -712,6 +746,8 @@ def test_wrong_settings_are_one_clear_line(asked: dict[str, Any], says: str) -> 
         ({"steps": 1, "save_every": "0.5"}, "save_every='0.5': expected minutes such as 10m"),
         ({"steps": 1, "device": "cpu:x"}, "device='cpu:x': cannot be used here"),
         ({"precision": "fp16", "steps": 1}, "precision='fp16'"),
+        ({"steps": 1, "final_weight_decay": -5}, "final_weight_decay=-5.*: expected 0 or more"),
+        ({"steps": 1, "knn_epochs": (-1, 1)}, "knn_epochs=.*: expected numbers above 0"),
     ],
 )
 def test_budgets_that_make_no_sense(change: dict[str, Any], says: str, tmp_path: Path) -> None:

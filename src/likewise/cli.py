@@ -520,7 +520,9 @@ def _settings(pairs: list[str], given: dict[str, Any], flags: Collection[str] = 
 def _dry(result: dict[str, Any]) -> str:
     return (
         f"{result['method']} on {result['encoder']} ({result['parameters']:,} parameters), "
-        f"{result['images']:,} images, {result['steps']:,} steps at {result['images_per_second']:,.0f} images/s: "
+        f"{result['images']:,} images, {result['steps']:,} steps"
+        + (f" of which {result['resumed_at']:,} are made" if result["resumed_at"] else "")
+        + f", at {result['images_per_second']:,.0f} images/s: "
         f"about {result['seconds'] / 60:.1f} minutes"
     )
 

@@ -146,8 +146,10 @@ def load(folder: Any, *, trained: bool = True) -> Encoder:
     return encoder
 
 
-def load_with_config(folder: Any, *, trained: bool = True) -> tuple[Encoder, dict[str, Any]]:
-    """The encoder and its config.json: encoder, arguments, channels, size, seed."""
+def load_with_config(
+    folder: Any, *, trained: bool = True, expected: str = "a run folder or a saved encoder"
+) -> tuple[Encoder, dict[str, Any]]:
+    """The encoder and its config.json: encoder, arguments, channels, size, seed. Errors say what was `expected`."""
     if not isinstance(folder, str | os.PathLike):
         what = type(folder).__name__
         raise UsageError(
@@ -167,7 +169,7 @@ def load_with_config(folder: Any, *, trained: bool = True) -> tuple[Encoder, dic
         )
     if not (folder / "model.safetensors").is_file() or not (folder / "config.json").is_file():
         what = "no such folder" if not folder.exists() else "has no model.safetensors with config.json"
-        raise DataError(f"model {folder}: {what}; expected a run folder, a saved encoder, or 'pixels'")
+        raise DataError(f"model {folder}: {what}; expected {expected}")
     config = read_json(folder / "config.json")
     lacking = [key for key in CONFIG if key not in config] if isinstance(config, dict) else list(CONFIG)
     if lacking:

@@ -37,8 +37,9 @@ class External(Encoder):
         shape = f"{data.channels} x {data.size} x {data.size}"
         name = f"encoder {type(module).__name__}"
         out = attempt(module, data.channels, data.size, f"{name}: fails on images of {shape}")
-        if not isinstance(out, Tensor):
-            raise UsageError(f"{name}: returns {type(out).__name__}; expected one tensor")
+        if not isinstance(out, Tensor) or out.ndim < 2:
+            what = f"a tensor of shape {tuple(out.shape)}" if isinstance(out, Tensor) else type(out).__name__
+            raise UsageError(f"{name}: returns {what} for one image of {shape}; expected one tensor, a row an image")
         self.dim = out.flatten(1).shape[1]
 
     def forward(self, images: Images) -> Float[Tensor, "b dim"]:

@@ -199,7 +199,7 @@ def margin(runs: Sequence[dict[str, Any]], base: Sequence[dict[str, Any]]) -> fl
     seeds = {line["seed"] for line in runs}
     base = [line for line in base if line["seed"] in seeds] or base
     p, q, n = fmean(line["linear"] for line in runs), fmean(line["linear"] for line in base), runs[0]["test"]
-    return (p - q) / math.sqrt((p * (1 - p) + q * (1 - q)) / n)
+    return (p - q) / math.sqrt(max(p * (1 - p) + q * (1 - q), 1e-12) / n)
 
 
 def page(lines: Sequence[dict[str, Any]]) -> str:
@@ -226,7 +226,7 @@ def page(lines: Sequence[dict[str, Any]]) -> str:
             text += [
                 f"{setting.data} at {setting.size} pixels, {options}; {setting.seen:,} images seen in batches of "
                 f"{setting.batch}; probes learn from {ends} training images and are tested on "
-                f"{here[0].get('test', 0):,}.",
+                f"{max(line.get('test', 0) for line in here):,}.",
                 "",
                 rows(here),
             ]

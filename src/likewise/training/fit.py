@@ -113,8 +113,8 @@ def fit(method: Method, images: ImageSet, config: TrainConfig, run: Path, *, res
                     place["step"], place["position"] = step + 1, place["position"] + 1
                     value = sum(terms.values())
                     last, stop = place["step"] == steps, bool(agreed(len(stopping), config.device))
-                    epoch = place["epoch"] + place["position"] / len(batches)
-                    classified = last or any(epoch - 1 / len(batches) < listed <= epoch for listed in config.knn_epochs)
+                    before, epoch = (place["epoch"] + (place["position"] - i) / len(batches) for i in (1, 0))
+                    classified = last or any(before < listed <= epoch for listed in config.knn_epochs)
                     watched = step % config.monitor_every == config.monitor_every - 1 or classified
                     if (step % log_every == 0 or watched) and is_main():
                         line: dict[str, Any] = {"step": step, "epoch": epoch, "loss": value, "terms": terms}
@@ -163,8 +163,10 @@ def fit(method: Method, images: ImageSet, config: TrainConfig, run: Path, *, res
 
 def look(method: Method, images: ImageSet, config: TrainConfig, stopping: list[int]) -> None:
     """Show a method every image, each in its first view, before it learns anything."""
-    order = Draws(config.seed, -1, 0, torch.from_numpy(images.keys)).bits("order").argsort().unsqueeze(1)
-    shares = [_share(rows) for rows in _batches(order, config.batch_size)]
+    order = Draws(config.seed, -1, 0, torch.from_numpy(images.keys)).bits("order").argsort()
+    n_each = math.ceil(len(order) / world())  # nobody is left out: the first are shown again where it does not divide
+    order = order[torch.arange(n_each * world()) % len(order)].view(n_each, world())
+    shares = [rows[:, rank() : rank() + 1] for rows in _batches(order, config.batch_size)]
     ids = [rows.flatten().numpy() for rows in shares]
     method.train()
     with closing(prefetch(images, ids, threads=config.threads)) as feed, bar("look", len(images)) as progress:
@@ -225,8 +227,10 @@ def _n_steps(method: Method, images: ImageSet, config: TrainConfig, epochs: int 
 
     last = max(0, math.ceil(epochs) - 1)
     if length(0) == length(last):
-        return math.ceil(epochs * length(0))
-    return math.ceil(sum(map(length, range(last))) + (epochs - last) * length(last))
+        n = epochs * length(0)
+    else:
+        n = sum(map(length, range(last))) + (epochs - last) * length(last)
+    return math.ceil(round(n, 6))  # 0.07 of 100 is a little above 7, in floating point
 
 
 def trial_rate(method: Method, images: ImageSet, config: TrainConfig) -> float:

@@ -31,23 +31,25 @@ def feature_rank(encoder: Encoder, images: ImageSet, size: int, device: torch.de
 
 
 def knn_accuracy(encoder: Encoder, images: ImageSet, size: int, device: torch.device) -> float | None:
-    """20-NN among labelled training images: queries and references are told apart by their keys.
+    """20-NN among labelled training images: queries and references are told apart by their content, so that no query
+    meets a copy of itself.
 
     None where the labels leave nothing to tell: references of less than two classes, or no query of one of theirs.
     """
     if images.labels is None:
         return None
     known = np.flatnonzero(images.labels >= 0)
-    known = known[np.argsort(images.keys[known])]
+    known = known[np.lexsort((images.keys[known], images.contents[known]))]
     n_queries = min(N_QUERIES, len(known) // 5)
-    ids = known[: n_queries + N_REFERENCE]
-    queries, references = np.split(images.labels[ids], [n_queries])
+    asked, others = np.split(known[: n_queries + N_REFERENCE], [n_queries])
+    others = others[~np.isin(images.contents[others], images.contents[asked])]
+    queries, references = images.labels[asked], images.labels[others]
     if len(np.unique(references)) < 2 or not np.isin(queries, references).any():
         return None
-    subset = images.subset(ids)
+    subset = images.subset(np.concatenate([asked, others]))
     x = features(encoder, subset, size, device=device)
     table = Embeddings(x, subset.keys, subset.paths, subset.labels, subset.classes)
-    rows = np.arange(len(ids))
+    rows = np.arange(len(subset))
     return float(knn(table.rows(rows[n_queries:]), table.rows(rows[:n_queries]))["accuracy"])
 
 

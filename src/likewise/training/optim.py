@@ -106,7 +106,12 @@ def check(config: TrainConfig) -> None:
             raise UsageError(f"{name}={getattr(config, name)!r}: expected one of {', '.join(known)}")
     ranges = {
         "a number above 0": {"lr": config.lr > 0, "clip": config.clip is None or config.clip > 0},
-        "0 or more": {"weight_decay": config.weight_decay >= 0, "final_lr": config.final_lr >= 0},
+        "numbers above 0": {"knn_epochs": all(epoch > 0 for epoch in config.knn_epochs)},
+        "0 or more": {
+            "weight_decay": config.weight_decay >= 0,
+            "final_weight_decay": config.final_weight_decay is None or config.final_weight_decay >= 0,
+            "final_lr": config.final_lr >= 0,
+        },
         "0 or more, below 1": {"momentum": 0 <= config.momentum < 1, "betas": all(0 <= b < 1 for b in config.betas)},
         "a share of the steps, from 0 to 1": {"warmup": 0 <= config.warmup <= 1},
         "at least 1": {"monitor_every": config.monitor_every >= 1, "threads": config.threads >= 1},

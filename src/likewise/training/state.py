@@ -62,12 +62,14 @@ def load_state(run: Path, method: nn.Module, optimizer: Optimizer) -> tuple[dict
         except RuntimeError as error:
             first = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
             raise DataError(f"{folder}: was saved by another method or encoder ({first})") from None
+        fused = optimizer.defaults.get("fused")
         for i, p in enumerate(_parameters(optimizer)):
             for key in [key for key in moments if key.split(".")[0] == str(i)]:
                 name = key.split(".", 1)[1]
                 value = moments[key]
-                # Moments take the memory layout of their parameter; counters are kept as they are.
-                optimizer.state[p][name] = torch.empty_like(p).copy_(value) if value.shape == p.shape else value
+                # Moments take the memory layout of their parameter; a counter its device where a fused kernel reads it.
+                counter = value.to(p.device) if fused else value
+                optimizer.state[p][name] = torch.empty_like(p).copy_(value) if value.shape == p.shape else counter
         return place, tensors
     if folders:
         raise DataError(f"{run / 'state'}: what was saved there is damaged; begin again with --overwrite")

@@ -294,7 +294,8 @@ def open_for(
     elif pixels:
         side = PIXELS_SIDE if size is None else size
     else:
-        encoder, config = load_with_config(model, trained=trained)
+        expected = f"a run folder, a saved encoder, or '{PIXELS}'"
+        encoder, config = load_with_config(model, trained=trained, expected=expected)
         side = int(config["size"]) if size is None else size
     images = open_images(data, labels=labels, side=opening_side(side), max_bad=max_bad)
     if encoder is None:

@@ -31,7 +31,7 @@ from likewise.embedding import (
     weights_hash,
 )
 from likewise.encoders import External, attempt, build, normaliser
-from likewise.errors import DataError, TrainingError, UsageError
+from likewise.errors import DataError, LikewiseError, TrainingError, UsageError
 from likewise.evaluation.health import health
 from likewise.evaluation.verdict import describe
 from likewise.files import MARK, claim, new_folder, read_json, write_json, write_text
@@ -103,6 +103,7 @@ def pretrain(
     Started by torchrun, its processes share every batch: `batch_size` is what they have together.
     """
     given = {key: value for key, value in settings.items() if value is not None}
+    given = {key: value.item() if isinstance(value, np.generic) else value for key, value in given.items()}
     if isinstance(given.get("method"), type):
         given["method"] = f"{given['method'].__module__}:{given['method'].__qualname__}"
     recipe = read_recipe(recipe_file) if recipe_file else {}
@@ -210,7 +211,8 @@ def _resume(
             f"{plan.method} learns from them; resume it with those"
         )
     if dry_run:
-        return _estimate(plan, method, images)
+        done = [int(folder.name) for folder in whole_states(out)[:1]]
+        return _estimate(plan, method, images, *done)
     status = read_json(out / "status.json") if (out / "status.json").is_file() else {}
     if status.get("state") == "finished":
         say(f"{out}: is finished already")
@@ -352,7 +354,10 @@ def make_method(plan: Plan, images: ImageSet, init_from: Path | str | None = Non
         encoder = plan.encoder if isinstance(plan.encoder, Encoder) else External(plan.encoder, data)
     normaliser(encoder).set(*images.mean_std())
     if init_from is not None:
-        start, config = load_with_config(init_from)
+        try:
+            start, config = load_with_config(init_from)
+        except LikewiseError as error:
+            raise type(error)(f"--init-from: {error}") from None
         try:
             encoder.load_state_dict(start.state_dict())
         except RuntimeError:
@@ -459,17 +464,19 @@ def _default_size(images: ImageSet) -> int:
     return max(8, min(DEFAULT_SIDE, images.native_side) // 4 * 4)
 
 
-def _estimate(plan: Plan, method: Method, images: ImageSet) -> dict[str, Any]:
-    """What `--dry-run` says: the plan, and how long it would take by a few throw-away steps."""
+def _estimate(plan: Plan, method: Method, images: ImageSet, done: int = 0) -> dict[str, Any]:
+    """What `--dry-run` says: the plan, and how long what is not `done` of its steps would take, by a few throw-away
+    steps."""
     rate = trial_rate(method, images, plan.config)
     return {
         "method": plan.method,
         "encoder": plan.encoder_name,
         "images": len(images),
         "steps": plan.config.steps,
+        "resumed_at": done,
         "parameters": sum(p.numel() for p in method.encoder.parameters()),
         "images_per_second": rate * min(plan.config.batch_size, len(images)),
-        "seconds": (plan.config.steps or 0) / rate,
+        "seconds": ((plan.config.steps or 0) - done) / rate,
         "resolved": plan.flat(),
     }
 

@@ -35,9 +35,9 @@ def make_relation(words: str, images: ImageSet, size: int) -> Relation:
         return from_neighbours(nearest(torch.from_numpy(features(Pixels(images.info(size)), images, size)), int(k)))
     if where.endswith(".npy"):
         try:
-            x = np.load(where, allow_pickle=False)
-        except (OSError, ValueError) as error:
-            raise DataError(f"relation={words}: is not an array that can be read ({error})") from None
+            x = np.load(where, allow_pickle=False).astype(np.float32)
+        except (OSError, ValueError, EOFError) as error:
+            raise DataError(f"relation={words}: is not an array of numbers that can be read ({error})") from None
     else:
         x = Embeddings.load(Path(where)).x
     if x.ndim != 2 or len(x) != len(images):

@@ -45,6 +45,7 @@ def scan(
         raise UsageError(f"--near: compares fingerprints, and --near-by {near_by} embeddings; expected one of them")
     if similarity is not None and not near and near_by is None:
         raise UsageError(f"--similarity {similarity}: of what? expected --near or --near-by with it")
+    work_space = parse_memory(memory)
     table = None if near_by is None else Embeddings.load(Path(near_by))
     listing = locate(data)
     codes = array("Q")
@@ -61,7 +62,7 @@ def scan(
                 f"{listing.name}; expected what `likewise embed` makes of these"
             )
         x = torch.from_numpy(np.array(table.x))
-        found = near_groups(x, FEATURES if similarity is None else similarity, memory=parse_memory(memory))
+        found = near_groups(x, FEATURES if similarity is None else similarity, memory=work_space)
         result["near"] = _named(found, table.paths)
     elif near:
         pairs, bits = near_codes(np.array(codes, dtype=np.uint64), distance)
