@@ -43,6 +43,25 @@ FIXED = {"saturated-coverage": {"share": 0.2}}
 # All rows have the same length, so that the first pick is a tie, and nearly so the second.
 TIED_AT_FIRST = {"log-det"}
 
+UNDRAWN = {  # without options that draw
+    "facility-location",
+    "graph-cut",
+    "herding",
+    "k-center",
+    "log-det",
+    "saturated-coverage",
+    "top-k",
+    "ucs",
+}
+# Options with which those that draw have something to draw: where nothing else tells them what to take
+DRAWN = {
+    "bloom": {"code_length": 2},
+    "d2": {"scores": None},
+    "sas-cut": {"labels": None},
+    "sas-rowsum": {"labels": None},
+    "simcore": {"stop": None, "n_centroids": 3},
+}
+
 pytestmark = pytest.mark.parametrize("name", SELECTORS)
 
 
@@ -328,3 +347,9 @@ def test_the_state_of_another_selection_is_refused(name, tmp_path):
     file.write_bytes(file.read_bytes()[:-5])
     with pytest.raises(DataError, match="is damaged"):
         select(x, name, 40, checkpoint=Checkpoint(file))
+
+
+def test_another_seed_gives_other_picks_where_lots_are_drawn(name):
+    options = DRAWN.get(name, {})
+    picks = {tuple(run(name, clouds(), 20, seed=seed, **options).indices.tolist()) for seed in range(4)}
+    assert (len(picks) > 1) == (name not in UNDRAWN)

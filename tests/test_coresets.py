@@ -10,6 +10,9 @@ import pytest
 import torch
 
 from likewise.coresets import facility_location, k_center, k_means, parse_budget, quality, random, select
+from likewise.coresets.blocks import unit
+from likewise.coresets.checkpoint import Checkpoint
+from likewise.coresets.clusters import cluster
 from likewise.errors import DataError, UsageError
 from likewise.types import Embeddings
 
@@ -452,3 +455,80 @@ def test_quality_is_that_of_the_picks_with_what_is_chosen():
     assert selection.quality == quality(x, np.concatenate([held, selection.indices]), metric="euclidean")
     others = random(x, 5, chosen=torch.tensor(held)).indices
     assert selection.meta["random_quality"] == quality(x, np.concatenate([held, others]), metric="euclidean")
+
+
+def test_gains_of_k_means_are_the_shares_of_the_pool():
+    selection = k_means(points(60), 7)
+    assert selection.gains.tolist() == pytest.approx((selection.weights / 60).tolist())
+
+
+@pytest.mark.parametrize("quantile", [0.5, 0.8, 1.0])
+def test_k_center_at_a_quantile_is_the_naive_loop(quantile):
+    x = points(60, 3, unit=False)
+    selection = k_center(x, 20, quantile=quantile)
+    distances, picks = torch.cdist(x, x), [int(selection.indices[0])]
+    for _ in range(19):
+        left = [i for i in range(60) if i not in picks]
+        order = distances[left][:, picks].amin(1).argsort()
+        picks.append(left[int(order[round(quantile * len(left)) - 1])])
+    assert selection.indices.tolist() == picks
+
+
+def test_weights_of_cells_leave_out_what_the_chosen_stand_for():
+    x, held = points(200, 6), torch.tensor([3, 20, 150])
+    selection = facility_location(x, 30, cells=6, chosen=held)
+    cell = cluster(unit(x), 6).cell.numpy()
+    ids = np.concatenate([held, selection.indices])
+    similarity = np.where(cell[:, None] == cell[ids], (x @ x.T).numpy()[:, ids], -2)
+    nearest = similarity.argmax(1)[similarity.max(1) > -2]
+    assert selection.weights.tolist() == np.bincount(nearest, minlength=33)[3:].tolist()
+
+
+def test_quality_hangs_on_no_order(monkeypatch):
+    """A sample is drawn, and clusters begin, by key."""
+    x, keys = points(3000, 5, unit=False), torch.arange(3000) * 7919
+    order = torch.randperm(3000, generator=torch.Generator().manual_seed(0))
+    monkeypatch.setattr(QUALITY, "PAIRS", 600 * 100)
+    one = QUALITY.Quality(x, keys=keys).of(np.arange(100))
+    other = QUALITY.Quality(x[order], keys=keys[order]).of(order.argsort()[:100])
+    assert one == pytest.approx(other)
+
+
+def test_what_is_selected_is_kept_after_a_while(tmp_path):
+    select(points(40), "herding", 5, checkpoint=Checkpoint(tmp_path / "state", every=0.0))
+    assert (tmp_path / "state").is_file()
+
+
+def test_a_selector_of_ones_own_may_have_the_name_of_another():
+    lengths = []
+
+    def prototypes(x, budget, *, seed, memory, chosen):
+        lengths.append(x.norm(dim=1))
+        return random(x, budget, seed=seed)
+
+    x = points(20, unit=False)
+    select(x, prototypes, 5)
+    select(x, prototypes, 5, metric="euclidean")
+    torch.testing.assert_close(lengths[0], torch.ones(20, dtype=torch.float64))
+    torch.testing.assert_close(lengths[1], x.norm(dim=1))
+
+
+@pytest.mark.parametrize("factor", [1e200, 1e-200])
+def test_lengths_that_cannot_be_squared_are_refused(factor):
+    with pytest.raises(DataError, match=r"by the metric cosine expected 1e-150 to 1e\+150"):
+        select(points(20) * factor, "k-center", 5)
+
+
+def test_numbers_beyond_all_measure_are_one_clear_line():
+    for budget in ("1" * 400, 10**400):
+        with pytest.raises(UsageError, match="expected a share above 0"):
+            parse_budget(budget, 100)
+    with pytest.raises(UsageError, match="expected a number of bytes"):
+        select(points(20), budget=5, memory="9" * 400)
+    with pytest.raises(UsageError, match=r"gamma=-1000\.0: must be at least 0"):
+        select(points(20), "d2", 5, gamma=-1e3)
+    with pytest.raises(UsageError, match=r"epsilon=7\.0: must be between 0 and 1"):
+        select(points(20), "facility-location", 5, cells=3, epsilon=7.0)
+    with pytest.raises(UsageError, match="ccs looks at directions only"):
+        select(points(20), "ccs", 5, metric="euclidean")
+    assert len(select(points(20), "ccs", 5, metric="euclidean", scores=range(20))) == 5

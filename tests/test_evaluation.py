@@ -13,7 +13,7 @@ from sklearn.model_selection import cross_val_score
 import likewise
 from likewise import progress
 from likewise.draws import Draws
-from likewise.embedding import images_hash, save_encoder
+from likewise.embedding import images_hash, save_encoder, weights_hash
 from likewise.encoders import Pixels, build
 from likewise.errors import DataError, UsageError
 from likewise.evaluation import alignment, describe, few_label, health, knn, linear, map2d
@@ -519,3 +519,41 @@ def test_the_two_crops_of_alignment_differ():
     pixels = np.random.default_rng(0).integers(0, 256, (40, 16, 16, 3), dtype=np.uint8)
     figures = evaluate("pixels", pixels, size=16, protocols="health")["protocols"]["health"]
     assert figures["alignment"] > 0.01
+
+
+def test_what_is_measured_on_a_part_is_drawn_by_key(monkeypatch):
+    monkeypatch.setattr(HEALTH, "ROWS", 20)
+    table = embeddings(np.random.default_rng(0).normal(size=(50, 4)))
+    order = np.random.default_rng(1).permutation(50)
+    assert health(table.rows(order))["rankme"] == pytest.approx(health(table)["rankme"])
+
+
+def test_votes_weigh_by_the_temperature(digits):
+    for temperature, k in ((0.01, 20), (1e-5, 1)):  # a tiny one leaves the nearest alone, and not nobody
+        found = knn(*digits, temperature=temperature)["accuracy"]
+        assert found == pytest.approx(naive_knn(*digits, k, 0.01), abs=1.5 / 797)
+    assert knn(*digits, temperature=0.01)["accuracy"] != knn(*digits, temperature=1e3)["accuracy"]
+    assert "accuracy_200" not in knn(*digits, k=200)
+
+
+def test_another_seed_gives_other_labelled_images(digits):
+    assert few_label(*digits, seed=1)["accuracy"] != few_label(*digits, seed=0)["accuracy"]
+
+
+def test_the_hash_of_weights_knows_their_names_and_shapes():
+    one, other, wide = torch.nn.Module(), torch.nn.Module(), torch.nn.Module()
+    one.x, other.y = torch.nn.Parameter(torch.zeros(4)), torch.nn.Parameter(torch.zeros(4))
+    wide.x = torch.nn.Parameter(torch.zeros(2, 2))
+    assert len({weights_hash(module) for module in (one, other, wide)}) == 3
+
+
+def test_thumbnails_are_spread_over_the_set(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys.modules["likewise.embedding"], "N_THUMBS", 3)
+    likewise.embed(Pixels(DataInfo(9, 3, 8)), noise(9), size=8, out=tmp_path / "e")
+    assert sorted(file.stem for file in (tmp_path / "e/thumbs").iterdir()) == ["000000", "000003", "000006"]
+
+
+def test_embed_takes_a_device_that_is_there():
+    with pytest.raises(UsageError, match="device='gpu': cannot be used here"):
+        likewise.embed(Pixels(DataInfo(9, 3, 8)), noise(9), size=8, device="gpu")
+    assert likewise.embed(Pixels(DataInfo(9, 3, 8)), noise(9), size=8, device="auto").x.shape == (9, 192)

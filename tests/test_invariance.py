@@ -12,7 +12,7 @@ import likewise
 from likewise.draws import Draws
 from likewise.encoders import External, Pixels
 from likewise.errors import UsageError
-from likewise.evaluation.invariance import COLOURED, GRID, SEEN, TRAINED, Curve, change, curves, figure
+from likewise.evaluation.invariance import COLOURED, GRID, SEEN, TRAINED, Curve, _some, change, curves, figure
 from likewise.images import open_images
 from likewise.types import DataInfo, Source
 
@@ -191,3 +191,9 @@ def test_the_protocol_on_the_command_line_s_function():
     table = likewise.embed(Pixels(images.info(12)), images, size=12)
     with pytest.raises(UsageError, match="needs a model and images"):
         likewise.evaluate(table, protocols="invariance")
+
+
+def test_images_are_chosen_by_their_keys():
+    images = noise(40)
+    back = images.subset(np.arange(40)[::-1].copy())
+    assert set(_some(images, 9, draws_of(images)).keys) == set(_some(back, 9, draws_of(back)).keys)

@@ -727,3 +727,50 @@ def test_pairs_that_were_half_made_are_made_again(tmp_path, china, monkeypatch):
     assert len(made) == n
     with pytest.raises(UsageError, match=r"was begun with seed=0, not 1$"):
         likewise.match("pixels", pairs, make_from=images, out=out, resume=True, seed=1)
+
+
+@pytest.mark.parametrize("extent", [1.0, 2.0])
+def test_a_frame_reaches_as_far_as_asked(extent):
+    picture = (np.arange(64 * 64).reshape(1, 64, 64) % 251).astype(np.uint8)
+    circle = Ellipses(np.array([[32.0, 32.0]]), 16 * np.eye(2)[None])
+    frame = frames(picture, circle, extent=extent)[0]
+    assert abs(np.linalg.det(frame[:, :2])) == pytest.approx((4 * extent) ** 2)
+
+
+def test_changes_go_both_ways_and_anywhere():
+    draws = [Draws(0, 0, 0, torch.tensor([i])) for i in range(8)]
+    light = {round(float(alter(smooth(), "light", 2, one)[0].mean()), 3) for one in draws}
+    turned = {round(float(alter(smooth(), "rotation", 1, one)[1].matrix[1, 0]), 6) for one in draws}
+    centres = {tuple(alter(smooth(), "zoom", 1, one)[1].matrix[:2, 2].round(6)) for one in draws}
+    assert (len(light), len(turned), len(centres)) == (2, 2, 8)
+
+
+def test_pairs_and_intervals_are_drawn_by_the_seed(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 32, 32, 3), dtype=np.uint8)
+    for seed in (0, 3):
+        write_pairs(open_images(pixels), tmp_path / str(seed), n=1, seed=seed)
+    written = [(tmp_path / seed / "scene01/H1to2p").read_text() for seed in ("0", "3")]
+    assert written[0] != written[1]
+    rows = rows_of(np.random.default_rng(0).random((5, 4)), "a")
+    assert bootstrap(rows, "a", seed=0)["low"] != bootstrap(rows, "a", seed=1)["low"]
+
+
+@pytest.mark.parametrize("was", [True, False])
+def test_describing_leaves_an_encoder_in_its_mode(was):
+    encoder = convnet(DataInfo(1, 3, 16), width=8).train(was)
+    layers(encoder)(torch.rand(2, 3, 16, 16))
+    assert encoder.training is was
+
+
+def test_a_keypoint_of_sift_is_as_wide_as_the_patch(monkeypatch):
+    """Five bins of three times half its size: 7.5 of its sizes are a side."""
+    cv2, sizes = pytest.importorskip("cv2"), []
+
+    class Spied:
+        def compute(self, picture, points):
+            sizes.extend(point.size for point in points)
+            return points, np.zeros((len(points), 128), np.float32)
+
+    monkeypatch.setattr(cv2, "SIFT_create", lambda *_, **__: Spied())
+    sift(torch.rand(2, 1, 60, 60))
+    assert sizes == pytest.approx([60 / 7.5] * 2)

@@ -304,15 +304,16 @@ def test_from_a_run_on_a_real_folder_to_a_run_on_what_matters(photos, tmp_path):
 def test_dry_run_says_the_cost_and_writes_nothing(tmp_path):
     np.save(tmp_path / "x.npy", np.random.default_rng(0).standard_normal((300, 8)).astype(np.float32))
     select = ["select", str(tmp_path / "x.npy"), "--out", str(tmp_path / "sel"), "--dry-run"]
-    for method in ("k-center", "facility-location", "k-means", "log-det", "random"):
+    for method in ("k-center", "facility-location", "k-means", "random"):
         run = CliRunner().invoke(app, [*select, "--method", method, "--json"])
         assert run.exit_code == 0, run.output
         answer = json.loads(run.stdout)
         assert answer["n"] == 30
         assert 0 < answer["seconds"] < 10
         assert 0 < answer["memory_mb"] <= 2000
-    run = CliRunner().invoke(app, [*select, "--method", "herding"])
-    assert "30 of 300 images by herding: unknown for herding" in run.stdout
+    for method in ("herding", "graph-cut", "log-det"):
+        run = CliRunner().invoke(app, [*select, "--method", method])
+        assert f"30 of 300 images by {method}: unknown for {method}" in run.stdout
     assert CliRunner().invoke(app, [*select, "--method", "hurding"]).exit_code == 2
     assert not (tmp_path / "sel").exists()
 

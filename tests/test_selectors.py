@@ -1,6 +1,7 @@
 """The selectors beside the exact greedy ones, against plain restatements, closed forms and planted structure."""
 
 import itertools
+import sys
 from collections import Counter
 
 import numpy as np
@@ -17,6 +18,7 @@ from likewise.coresets import (
     hierarchical,
     probcover,
     prototypes,
+    quality,
     random,
     sas_cut,
     sas_rowsum,
@@ -32,7 +34,7 @@ from likewise.coresets.blocks import Rows, centred, unit
 from likewise.coresets.clusters import assign, cluster, members
 from likewise.coresets.near import groups, near_pairs
 from likewise.coresets.neighbours import k_nearest
-from likewise.coresets.open_set import _passes, _ranked, filter_size
+from likewise.coresets.open_set import _codes, _passes, _ranked, filter_size
 from likewise.coresets.turns import shuffled
 from likewise.coresets.zcore import coverage, looks, triangular
 from likewise.draws import mix
@@ -648,3 +650,108 @@ def test_bloom_says_what_passed():
         bloom(torch.cat([x[:3], -x[:3]]), 2, target=x[:3], chosen=torch.arange(3), false_positive_rate=1e-9)
     with pytest.raises(UsageError, match="code_length=None: no image of the pool passes"):
         bloom(x[:5], 2, target=target, code_length=None, false_positive_rate=1e-9)
+
+
+# What earlier picks, options and lots change
+
+
+@pytest.mark.parametrize(
+    "pick",
+    [
+        lambda x, n, held: cluster_balanced(x, n, n_clusters=2, chosen=held),
+        lambda x, n, held: hierarchical(x, n, levels=[2], chosen=held),
+        lambda x, n, held: ccs(x, n, scores=(x[:, 0] > 0).double(), drop=0.0, n_strata=2, chosen=held),
+    ],
+    ids=["cluster-balanced", "hierarchical", "ccs"],
+)
+def test_what_is_chosen_counts_for_its_group(pick):
+    x = torch.cat([-torch.ones(20, 1), torch.ones(20, 1)]) + 1e-3 * torch.arange(40)[:, None]
+    picks = pick(x, 6, torch.tensor([4, 9, 11, 15])).indices
+    assert Counter((picks >= 20).tolist()) == {False: 1, True: 5}
+
+
+def test_d2_finds_the_same_neighbours_within_clusters(monkeypatch):
+    x, _ = mixture([40, 40], spread=0.02)
+    scores = torch.arange(80.0) % 7
+    whole = d2(x, 40, scores=scores)
+    monkeypatch.setattr(sys.modules["likewise.coresets.d2"], "EXACT", 50)
+    assert d2(x, 40, scores=scores, n_clusters=2).indices.tolist() == whole.indices.tolist()
+
+
+def test_typiclust_makes_no_more_clusters_than_it_may():
+    x, labels = mixture([30, 25, 20], spread=0.05)
+    picks = typiclust(x, 9, max_clusters=3).indices
+    assert Counter(labels[picks].tolist()) == {0: 3, 1: 3, 2: 3}
+    assert picks.tolist() != typiclust(x, 9).indices.tolist()
+
+
+def test_probcover_covers_what_is_near_the_chosen():
+    selection = probcover(torch.tensor([[0.0]] * 5 + [[10.0]] * 3), 1, radius=1.0, chosen=torch.tensor([0]))
+    assert selection.indices[0] >= 5
+    assert selection.gains[0] == 3
+
+
+def test_gains_are_how_near_the_nearest_target_is():
+    x, target = points(80, 6), points(5, 6, 1)
+    best = (1 + (x @ target.T).amax(1)) / 2
+    for selection in (top_k(x, 5, target=target), simcore(x, 5, target=target, n_centroids=5, stop=None)):
+        assert selection.gains.tolist() == pytest.approx(best[selection.indices].tolist(), abs=1e-7)
+
+
+def test_gains_of_sem_dedup_are_distances_to_what_was_kept_before():
+    x = points(60, 4)
+    selection = sem_dedup(x, 60, eps=None, n_clusters=1)
+    cosine, far = (x @ x.T).numpy(), 1 - (x @ torch.nn.functional.normalize(x.mean(0), dim=0)).numpy()
+    for i, gain in zip(selection.indices, selection.gains, strict=True):
+        before = np.flatnonzero(far > far[i] + 1e-9)
+        assert gain == pytest.approx(1 - cosine[i, before].max() if len(before) else 2, abs=1e-6)
+
+
+def test_every_bit_of_a_long_code_counts():
+    block = points(400, 40, unit=False)
+    block[200:] = block[:200]
+    block[200:, 0] *= -1
+    codes = _codes(block, torch.eye(40, dtype=torch.float64))
+    assert (codes[:200] != codes[200:]).all()
+
+
+def test_zcores_ties_are_broken_by_lot():
+    x = torch.zeros(50, 2)
+    assert zcore(x, 20, seed=0).indices.tolist() != zcore(x, 20, seed=1).indices.tolist()
+
+
+@pytest.mark.parametrize("low", [0.1, 0.013])
+def test_zcore_finds_the_nearest_where_rounding_is_all_there_is(low):
+    """Dead dimensions beside one of few values: the strip that holds the nearest is as wide as its last bit."""
+    generator = torch.Generator().manual_seed(0)
+    x = 1 + torch.rand(300, 4, generator=generator)
+    x = torch.tensor([0.1, 0.7, 1.3])[torch.randint(0, 3, (300, 4), generator=generator)] if low == 0.1 else x
+    x[0], x[:, 1:3] = low, 0.5
+    for seed in range(4):
+        assert len(select(x, "zcore", 10, metric="euclidean", seed=seed)) == 10
+
+
+def test_ccs_leaves_out_the_share_that_is_asked():
+    for share in (0.29, 0.57, 0.58):
+        scores = torch.arange(100.0)
+        picks = ccs(torch.zeros(100, 2), 100 - round(100 * share), scores=scores, drop=share, n_strata=1).indices
+        assert max(picks) == 99 - round(100 * share)
+
+
+def test_one_far_row_hides_no_other_distances():
+    """Nor does the size of the blocks tell."""
+    near = points(400, 2, unit=False)
+    x = torch.cat([near, torch.tensor([[1e6, 0.0]], dtype=torch.float64)])
+    radius = [
+        quality(rows, select(rows, "k-center", n, metric="euclidean").indices)["radius"]
+        for rows, n in ((near, 39), (x, 40))
+    ]
+    assert radius[1] == pytest.approx(radius[0], rel=0.1)  # one pick is the far row
+    picks = select(x, "k-means", 20, metric="euclidean").indices
+    true = torch.cdist(x, x[picks], compute_mode="donot_use_mm_for_euclid_dist").amin(1)
+    assert quality(x, picks)["mean_distance"] == pytest.approx(float(true.mean()))
+    for name, options in (("probcover", {"radius": 0.3}), ("d2", {})):
+        made = [select(x, name, 9, metric="euclidean", memory=m, **options) for m in ("2GB", 100_000, 20_000)]
+        assert len({tuple(selection.indices.tolist()) for selection in made}) == 1
+    alone = select(near, "probcover", 9, metric="euclidean", radius=0.3)
+    assert select(x, "probcover", 9, metric="euclidean", radius=0.3).gains.tolist() == alone.gains.tolist()

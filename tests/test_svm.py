@@ -222,3 +222,31 @@ def test_on_the_command_line_whole_images_are_seen(tmp_path):
     assert result["protocols"]["svm"]["accuracy"] == 1.0
     assert "an SVM on all layers finds the right class for 100 %" in result["verdict"].replace("An", "an")
     assert svm is PROBES["svm"]
+
+
+def test_protocols_are_those_of_the_paper(monkeypatch):
+    """Sides, pyramids, draws, and means over classes."""
+    asked = {}
+
+    def judge(encoder, train, test, side, pyramid, folds, *rest, by_class=False):
+        asked.update(side=side, pyramid=pyramid, folds=folds and len(folds), test=len(test), by_class=by_class)
+        return {}
+
+    class Dense(Encoder):
+        def dense(self, images):
+            return [images]
+
+    monkeypatch.setattr(sys.modules["likewise.evaluation.svm"], "judge", judge)
+    images = photographs(120, 16)
+    draws = Draws(0, 0, 0, torch.from_numpy(images.keys))
+
+    def ask(name, **options):
+        PROBES[name](Dense(), images, images, size=16, draws=draws, **options)
+        return asked
+
+    assert ask("caltech101") == {"side": 150, "pyramid": (1, 2, 4), "folds": 10, "test": 100, "by_class": True}
+    assert ask("caltech101", per_class=60)["folds"] == 1  # all there are
+    assert ask("cifar10") == {"side": 64, "pyramid": (2,), "folds": None, "test": 120, "by_class": False}
+    assert ask("cifar10-400", per_class=5) == {"side": 64, "pyramid": (2,), "folds": 10, "test": 120, "by_class": False}
+    with pytest.raises(UsageError, match="per_class=5, n_draws=0: both must be at least 1"):
+        ask("cifar10-400", per_class=5, n_draws=0)

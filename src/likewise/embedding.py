@@ -20,7 +20,7 @@ from likewise.files import new_folder, read_json, write_bytes, write_json, write
 from likewise.images import ImageSet, open_images
 from likewise.memory import keep_freed_memory
 from likewise.progress import bar
-from likewise.types import DataInfo, Embeddings, Encoder, in_eval_mode
+from likewise.types import DataInfo, Embeddings, Encoder, in_eval_mode, usable_device
 from likewise.views import Scale, View
 
 N_THUMBS, THUMB_SIDE = 2_000, 48
@@ -75,6 +75,7 @@ def embed(
     `images` is anything that `open_images` takes: it is opened with `side=opening_side(size)`, as by the command line.
     `about` goes into the folder's meta.json. Non-finite features are refused with a DataError.
     """
+    device = usable_device(device)
     if batch_size < 1:
         raise UsageError(f"batch_size={batch_size}: expected at least 1")
     if not isinstance(encoder, Encoder):

@@ -174,14 +174,13 @@ def measured(x: Float[Tensor, "n d"], memory: int, metric: str) -> Rows:
 def squared_distances(
     rows: Float[Tensor, "m d"], centres: Float[Tensor, "k d"], squares: Float[Tensor, " k"]
 ) -> Float[Tensor, "m k"]:
-    """Squared Euclidean distances; below a millionth of the lengths involved they are zero.
+    """Squared Euclidean distances; below a millionth of the two lengths they are zero.
 
     `squares` are the squared lengths of the centres.
     """
     own = rows.square().sum(1, keepdim=True)
     distances = torch.addmm(squares, rows, centres.T, alpha=-2).add_(own)
-    floor = 1e-12 * (own + squares.max())
-    return distances.masked_fill_(distances < floor, 0.0)
+    return distances.masked_fill_(distances < 1e-12 * (own + squares), 0.0)
 
 
 def lowest_tie(values: Float[Tensor, " n"], tie: float = TIE) -> tuple[int, float]:

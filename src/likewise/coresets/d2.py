@@ -47,6 +47,8 @@ def d2(
     """
     if n_neighbours < 1:
         raise UsageError(f"n_neighbours={n_neighbours}: must be at least 1")
+    if not 0 <= gamma < float("inf"):
+        raise UsageError(f"gamma={gamma}: must be at least 0")
     n = len(x)
     chosen = check(n, budget, chosen)
     if scores is None:

@@ -28,10 +28,8 @@ def estimate(method: str, n: int, d: int, budget: int, memory: int, options: dic
     cells = options.get("cells") or (1 if n <= EXACT else -(-n // CELL))
     made = {  # products of two rows
         "facility-location": 5 * n * n / cells,
-        "graph-cut": 4 * n,
         "k-center": n * budget,
         "k-means": 1.5 * (1 + options.get("n_iterations", 10)) * n * budget,
-        "log-det": n * d,
         "random": 0,
     }
     if method not in made:
@@ -39,7 +37,7 @@ def estimate(method: str, n: int, d: int, budget: int, memory: int, options: dic
     judged = 2.8 * min(n * budget, PAIRS) + 600 * n + 16 * budget**1.5
     held = sum(size for size in (4 * n * d, 8 * n * d) if size <= memory // 3)
     listed = min(memory // 4, n * n // 4) if method == "facility-location" and cells == 1 else 0
-    work = held + listed + 100 * n + 12 * budget * d + (64 << 20)
+    work = held + listed + 100 * n + 20 * budget * d + (64 << 20)
     return Estimate(OVERHEAD * (made[method] + judged) * _seconds_per_product(d), min(work, memory))
 
 

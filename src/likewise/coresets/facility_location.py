@@ -50,7 +50,8 @@ def facility_location(
     """Pick `budget` images that represent all others best, by cosine similarity.
 
     `maximiser`: lazy, naive (the same picks, slower), stochastic or threshold (`epsilon` from the best; stochastic
-    draws from `seed`). `swaps=1` exchanges picks for other images until no exchange helps: better, but no longer in an
+    draws from `seed`). `swaps=1` exchanges picks for other images until no exchange helps, or 20 passes
+    are made: better, but no longer in an
     order whose prefixes are good; each further round starts anew from a part of the best picks so far. `gains` are the
     rises of F: with nothing `chosen` before, they add up to F(S). `weights` are the numbers of images that each pick
     represents (those not as close to an earlier pick or to a chosen one), itself included: they add up to n when
@@ -67,6 +68,8 @@ def facility_location(
         raise UsageError(f"swaps={swaps}: must be 0 or a number of rounds")
     if n_cells < 1:
         raise UsageError(f"cells={cells}: must be at least 1")
+    if not 0 < epsilon < 1:
+        raise UsageError(f"epsilon={epsilon}: must be between 0 and 1")
     if n_cells > 1:
         if swaps or maximiser != "lazy":
             raise UsageError(f"cells={n_cells}: goes with maximiser=lazy and without swaps only; cells=1 with all")

@@ -172,7 +172,7 @@ def _axes(d: int, code_length: int | None, seed: int) -> Float[Tensor, "l d"]:
 
 
 def _codes(block: Float[Tensor, "m d"], axes: Float[Tensor, "l d"]) -> Int[Tensor, " m"]:
-    """The signs on each axis, in one 64-bit word: the bits themselves up to 63 of them, a hash of them beyond."""
+    """The signs on each axis, in one 64-bit word: the bits themselves up to 32 of them, a hash of them beyond."""
     bits = (block @ axes.T > 0).long()
     code = torch.zeros(len(block), dtype=torch.int64, device=block.device)
     for start in range(0, bits.shape[1], 32):

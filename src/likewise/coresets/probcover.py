@@ -117,4 +117,6 @@ def _pure_radius(rows: Rows, cell: Int[Tensor, " n"], queries: Int[Tensor, " q"]
     edge = ordered[int((1 - PURE) * len(ordered)) :][:1]
     before = ordered[: int((1 - PURE) * len(ordered))][-1:]
     between = torch.cat([before, edge]).sqrt().mean()
-    return float(between) if between.isfinite() else float(rows[:].square().sum(1).max().sqrt() * 2)
+    if between.isfinite():
+        return float(between)
+    return 2 * max(float(block.square().sum(1).max()) for _, block in rows.blocks(rows.x.shape[1])) ** 0.5

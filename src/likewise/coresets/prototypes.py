@@ -73,7 +73,8 @@ def _with_shares(line: np.ndarray, cell: np.ndarray, held: np.ndarray, balance: 
     """
     k = int(cell.max()) + 1
     counts = np.bincount(cell[held], minlength=k)
-    queues = [line[cell[line] == c].tolist()[::-1] for c in range(k)]
+    of_line = cell[line]
+    queues = [line[of_line == c].tolist()[::-1] for c in range(k)]
     position = np.empty(len(cell), np.int64)
     position[line] = np.arange(len(line))
     taken = np.zeros(len(cell), dtype=bool)

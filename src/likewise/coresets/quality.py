@@ -9,6 +9,7 @@ from torch import Tensor
 
 from likewise.coresets.blocks import MEMORY, Rows, centred, spans, squared_norms, unit
 from likewise.coresets.clusters import cluster
+from likewise.coresets.k_means import nearest
 from likewise.coresets.near import compared
 from likewise.coresets.turns import shuffled
 from likewise.draws import Draws, normal
@@ -57,7 +58,7 @@ class Quality:
         spread = self.squares.mean().clamp(min=1e-30)
         self.features = _Features(x.shape[1], float(1 / spread.sqrt()), x.device)
         self.mean_features = self.features.mean(self.rows, torch.arange(len(x), device=x.device))
-        self.cell = cluster(self.rows, min(CLUSTERS, math.ceil(len(x) / 10))).cell
+        self.cell = cluster(self.rows, min(CLUSTERS, math.ceil(len(x) / 10)), keys=keys).cell
 
     def of(self, indices: Int[np.ndarray, " k"] | Int[Tensor, " k"]) -> dict[str, float]:
         """
@@ -105,18 +106,17 @@ class Quality:
     def _nearest(
         self, ids: Int[Tensor, " m"], picks: Int[Tensor, " k"]
     ) -> tuple[Float[Tensor, " m"], Float[Tensor, " m"]]:
-        """The best cosine similarity of each of these images and its least distance to a pick.
+        """The best cosine similarity of each of these images and its least distance to a pick, in float64.
 
-        Which pick that is comes from float32, where two may be too close to tell: then either will do. The value is
-        in float64.
+        Which pick is the most similar comes from float32, where two may be too close to tell: then either will do.
         """
         similarity, distance = self.squares.new_empty(len(ids)), self.squares.new_empty(len(ids))
-        near, offsets, directions = self.rows.single(picks), (self.squares[picks] / 2).float(), self.directions[picks]
+        centres, directions = self.rows[picks], self.directions[picks]
         for span in spans(len(ids), 8 * self.rows.x.shape[1], self.memory // 3):
             rows, unit_rows = self.rows[ids[span]], self.directions[ids[span]]
-            at = picks[Rows(rows.float(), self.memory).matches(near, offsets)[0]]
+            at = picks[nearest(Rows(rows, self.memory), centres)]
             least = (rows - self.rows[at]).square().sum(1)
-            floor = 1e-12 * (self.squares[ids[span]] + self.squares[picks].max())
+            floor = 1e-12 * (self.squares[ids[span]] + self.squares[at])
             distance[span] = torch.where(least > floor, least, 0.0).sqrt()
             if self.rows.scale is None or not bool(self.not_zero.all()):  # else the nearest is the most similar
                 at = picks[Rows(unit_rows.float(), self.memory).matches(directions.float())[0]]

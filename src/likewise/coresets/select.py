@@ -38,13 +38,15 @@ _BY_DIRECTION = {  # methods that bring rows to length 1 themselves: they need n
     "top-k",
 }
 _BY_NO_ROWS = {"ccs", "class-balanced", "random", "ucs"}  # but by scores, labels or lot; ccs may score by direction
-_RANGE = 1e-15, 1e15  # of the largest number, so that squares keep their digits in float32
+# Of the largest number, so that squares keep their digits: in float32, or in float64 where lengths are brought to 1.
+_RANGE = {"euclidean": (1e-15, 1e15), "cosine": (1e-150, 1e150)}
 _GIVEN = {"x", "budget", "seed", "memory", "chosen", "keys", "metric", "checkpoint"}  # what `select` itself passes on
 _ASKED = {  # what a method may ask for by name, besides
     "target": "embeddings of the images wanted more of",
     "scores": "a number for each image",
     "labels": "a class for each image",
 }
+_MOST = 2**62  # bytes
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 
 
@@ -91,32 +93,31 @@ def select(
     >>> sorted(select(corners, "facility-location", budget=2).indices.tolist())
     [1, 2]
 
-    Raises UsageError for a wrong argument, and DataError for rows that are not finite or, by the metric "euclidean",
-    whose numbers are all too small or some too large for float32 to square.
+    Raises UsageError for a wrong argument, and DataError for rows that are not finite, or whose numbers are all too
+    small or some too large to square: in float32 by the metric "euclidean", in float64 by "cosine".
     """
     from likewise.coresets import SELECTORS
 
     selector = pick(SELECTORS, method, "selector") if isinstance(method, str) else method
     if not callable(selector):
         raise UsageError(f"method={method!r}: expected the name of a selector, or a function like one")
-    name = method if isinstance(method, str) else getattr(method, "__name__", type(method).__name__)
-    name = next((listed for listed, one in SELECTORS.items() if one is selector), name)
+    listed = next((one for one, made in SELECTORS.items() if made is selector), "")  # "": one of the user's own
+    name = listed or (method if isinstance(method, str) else getattr(method, "__name__", type(method).__name__))
     parameters = inspect.signature(selector).parameters
     options = read_options(name, selector, options)
     if metric not in METRICS:
         raise UsageError(f"metric {metric!r}: must be one of {', '.join(METRICS)}")
-    if metric != "cosine" and name in _BY_DIRECTION:
+    if metric != "cosine" and (listed in _BY_DIRECTION or (listed == "ccs" and scores is None)):
         raise UsageError(f"metric {metric!r}: {name} looks at directions only; expected cosine")
     n_bytes = parse_memory(memory)
     rows = _rows(x)
-    if metric == "euclidean":
-        _check_range(rows)
+    _check_range(rows, metric)
     n_picks = parse_budget(budget, len(rows))
     given: dict[str, Any] = {"seed": seed, "memory": n_bytes, "chosen": _ids(chosen)}
     features = rows
     if "metric" in parameters:
         given["metric"] = metric
-    elif metric == "cosine" and name not in _BY_DIRECTION | _BY_NO_ROWS:
+    elif metric == "cosine" and listed not in _BY_DIRECTION | _BY_NO_ROWS:
         features = _of_length_1(rows, n_bytes)
     keys = torch.as_tensor(np.array(x.keys)) if isinstance(x, Embeddings) else None
     if "keys" in parameters:
@@ -144,7 +145,7 @@ def select(
         checkpoint.begin({**asked, "data": data})
         given["checkpoint"] = checkpoint
 
-    cost = estimate(name, len(rows), rows.shape[1], n_picks, n_bytes, options)
+    cost = estimate(listed, len(rows), rows.shape[1], n_picks, n_bytes, options)
     if cost is not None and cost.seconds > LONG:
         say(f"{name}: {n_picks:,} of {len(rows):,} images will take {cost}")
     started = time.perf_counter()
@@ -209,7 +210,7 @@ def parse_budget(budget: SupportsFloat | str, n: int) -> int:
         if isinstance(budget, bool) or not math.isfinite(number) or number <= 0 or number > n:
             raise wrong
         return max(round(number * n), 1) if number < 1 else operator.index(budget)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise wrong from None
 
 
@@ -221,9 +222,10 @@ def parse_memory(memory: int | str) -> int:
     """
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?B?)\s*", str(memory).upper())
     unit_ = match and _UNITS.get(match[2] if match[2].endswith("B") or not match[2] else match[2] + "B")
-    if not match or not unit_ or (n_bytes := int(float(match[1]) * unit_)) < 1:
+    size = float(match[1]) * unit_ if match and unit_ else 0.0
+    if not 1 <= size <= _MOST:
         raise UsageError(f"memory {memory!r}: expected a number of bytes or a size such as 500MB or 2GB")
-    return n_bytes
+    return int(size)
 
 
 def _needs(parameters: Mapping[str, inspect.Parameter], argument: str) -> bool:
@@ -289,11 +291,11 @@ def _tensor(array: np.ndarray) -> Tensor:
     return torch.from_numpy(array.copy() if min(array.strides, default=0) < 0 else array)
 
 
-def _check_range(x: Tensor) -> None:
+def _check_range(x: Tensor, metric: str) -> None:
     largest = max(float(x[span].abs().max()) for span in spans(len(x), x.shape[1], 32 << 20))
-    if largest and not _RANGE[0] <= largest <= _RANGE[1]:
-        low, high = _RANGE
-        raise DataError(f"x: its largest number is {largest:.3g}; by the metric euclidean expected {low:g} to {high:g}")
+    low, high = _RANGE[metric]
+    if largest and not low <= largest <= high:
+        raise DataError(f"x: its largest number is {largest:.3g}; by the metric {metric} expected {low:g} to {high:g}")
 
 
 def _of_length_1(x: Tensor, memory: int) -> Tensor:

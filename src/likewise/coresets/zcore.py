@@ -143,9 +143,10 @@ def _nearest(
     least = distance.min(1)
     found = near[np.arange(len(points)), distance.argmin(1)]
     low, high = near[:, 0], near[:, -1]
-    cut = ((low > 0) & (along[low] >= points - least)) | ((high < n - 1) & (along[high] <= points + least))
+    reach = least + 2 * np.spacing(np.maximum(np.abs(points), least))  # rounding leaves the nearest inside
+    cut = ((low > 0) & (along[low] >= points - reach)) | ((high < n - 1) & (along[high] <= points + reach))
     for i in np.flatnonzero(cut | ((distance == least[:, None]).sum(1) > 1)):
-        strip = slice(along.searchsorted(points[i] - least[i]), along.searchsorted(points[i] + least[i], side="right"))
+        strip = slice(along.searchsorted(points[i] - reach[i]), along.searchsorted(points[i] + reach[i], side="right"))
         lengths = np.abs(along[strip] - points[i]) + np.abs(across[strip] - heights[i])
         equal = np.flatnonzero(lengths == lengths.min()) + strip.start
         found[i] = equal[order[equal].argmin()]

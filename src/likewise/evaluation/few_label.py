@@ -1,6 +1,6 @@
 """Few labels: the linear probe when only a share of the training images is labelled.
 
-Protocol few-label-v1: features standardised by all of train, which takes no labels; the same number of images of each
+Protocol few-label-v1: features standardised by all labelled images of train; the same number of images of each
 class, drawn by the images' keys: the share of the labelled images divided by the classes, rounded, at least one, and
 of a smaller class all it has. So the share that is used is larger than a small one that was asked for, and smaller than
 a large one where classes differ in size. Then the linear probe on these alone, its l2 chosen on one tenth of

@@ -43,7 +43,8 @@ def knn(train: Embeddings, test: Embeddings, *, k: int = 20, temperature: float 
     for start in range(0, len(x_test), TEST_BLOCK):
         similarity, which = nearest(x_test[start : start + TEST_BLOCK], x, most)
         classes, truth = y[which], data.y_test[start : start + TEST_BLOCK]
-        weight = torch.exp((similarity.double() - 1) / temperature)  # minus 1: no overflow, and the same winner
+        nearness = similarity.double() - similarity[:, :1].double()  # to the nearest's: the same winner, and no
+        weight = torch.exp(nearness / temperature)  # overflow, nor nothing but zeros
         for name, n, votes in (
             ("accuracy", k, weight),
             ("plain", k, torch.ones_like(weight)),

@@ -136,6 +136,8 @@ def balanced(
     images: ImageSet, per_class: int, n_draws: int, draws: Draws, *, fewer: bool = False
 ) -> list[Int[np.ndarray, " _"]]:
     """Ids of `per_class` images of each class, drawn by their keys; of smaller classes all, if `fewer` are allowed."""
+    if per_class < 1 or n_draws < 1:
+        raise UsageError(f"per_class={per_class}, n_draws={n_draws}: both must be at least 1")
     labels = _labels(images)
     counts = np.bincount(labels[labels >= 0])
     if not fewer and counts[counts > 0].min(initial=per_class) < per_class:

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from likewise.errors import UsageError
 from likewise.evaluation.matching.regions import opencv
 from likewise.images.imageset import as_channels
-from likewise.types import Encoder, Images
+from likewise.types import Encoder, Images, in_eval_mode
 
 Vectors = Float[Tensor, "n d"]
 Describe = Callable[[Images], dict[str, Vectors]]
@@ -53,20 +53,21 @@ def layers(
     """
     dense = getattr(encoder, "dense", None)
     whole = "output" in only or (dense is None and "layers" in only)
-    encoder.eval()
 
     @torch.inference_mode()
     def describe(images: Images) -> dict[str, Vectors]:
         device = next((value.device for value in (*encoder.parameters(), *encoder.buffers())), torch.device("cpu"))
         x = fit_channels(images, channels).to(device)
-        maps = dense(x) if dense is not None and set(only) != {"output"} else []
+        with in_eval_mode(encoder):
+            maps = dense(x) if dense is not None and set(only) != {"output"} else []
+            said = encoder(x).float().cpu() if whole else None
         made = {f"layer{i}": F.adaptive_max_pool2d(m.float(), cells).flatten(1).cpu() for i, m in enumerate(maps, 1)}
         for wanted in set(only) - {"layers", "output", *made}:
             raise UsageError(f"descriptor {wanted!r}: the encoder has {', '.join([*made, 'output'])}")
         if "layers" not in only:
             made = {key: value for key, value in made.items() if key in only}
-        if whole:
-            made["output"] = encoder(x).float().cpu()
+        if said is not None:
+            made["output"] = said
         return {name + key: value for key, value in made.items()}
 
     return describe
