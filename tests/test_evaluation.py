@@ -557,3 +557,23 @@ def test_embed_takes_a_device_that_is_there():
     with pytest.raises(UsageError, match="device='gpu': cannot be used here"):
         likewise.embed(Pixels(DataInfo(9, 3, 8)), noise(9), size=8, device="gpu")
     assert likewise.embed(Pixels(DataInfo(9, 3, 8)), noise(9), size=8, device="auto").x.shape == (9, 192)
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new"),
+    [
+        ("items.csv", ",7,", ",7.00E+18,"),
+        ("items.csv", "id,key", "id,keys"),
+        ("items.csv", ",7,", ",99999999999999999999,"),
+        ("x.npy", None, None),
+    ],
+)
+def test_a_damaged_folder_of_embeddings_is_named(tmp_path, file, old, new):
+    embeddings(np.ones((3, 2)), first=7).save(tmp_path / "e")
+    if old is None:
+        np.savez(tmp_path / "e/x", np.ones((3, 2)))
+        (tmp_path / "e/x.npz").rename(tmp_path / "e/x.npy")
+    else:
+        (tmp_path / "e" / file).write_text((tmp_path / "e" / file).read_text().replace(old, new))
+    with pytest.raises(DataError, match=f"{file}: is"):
+        Embeddings.load(tmp_path / "e")

@@ -12,8 +12,10 @@ import torch
 from PIL import Image
 
 from likewise.errors import DataError, UsageError
+from likewise.files import MARK, write_bytes
 from likewise.images import ImageSet, open_images, prefetch, sources
 from likewise.images import cache as cache_module
+from likewise.images.cache import Cache, Writer
 
 N = 12
 
@@ -286,3 +288,60 @@ def test_a_zip_is_read_by_offset_and_never_extracted(tmp_path: Path) -> None:
         source.pixels[0, 0].eq(255).all() for _, source in prefetch(images, [[i] for i in range(N - 1)], threads=4)
     )
     assert {path.name for path in tmp_path.iterdir()} == {"x.zip", "c"}
+
+
+def test_what_a_listing_is_remembered_by(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its files, the limit of their size, and what decodes them; other writers' folders are left alone."""
+    root = tmp_path / "x"
+    (root / "run/pictures").mkdir(parents=True)
+    (root / "run" / MARK).write_text("run\n")
+    for name in ("a.png", "run/pictures/b.png"):
+        Image.new("RGB", (9, 9)).save(root / name)
+    fresh = tmp_path / "c/pixels/.fresh"
+    fresh.mkdir(parents=True)
+    assert open_images(root, cache=tmp_path / "c").paths == ["a.png"]
+    assert fresh.exists()
+    with pytest.raises(DataError, match="decompression bomb"):
+        open_images(root, cache=tmp_path / "c", max_pixels=80)
+    decoded, real = list[int](), sources.decode
+    monkeypatch.setattr(sources, "decode", lambda *a: decoded.append(1) or real(*a))
+    open_images(root, cache=tmp_path / "c")
+    assert not decoded
+    monkeypatch.setattr(cache_module.PIL, "__version__", "another")
+    open_images(root, cache=tmp_path / "c")
+    assert decoded
+
+
+def test_a_set_that_will_be_too_large_is_given_up_early(tmp_path: Path) -> None:
+    writer = Writer(Cache(tmp_path, 100_000), 100_000)
+    for _ in range(1_000):
+        writer.append(np.zeros((1, 6, 8), np.uint8))
+    assert writer.folder is None
+    assert not list((tmp_path / "pixels").iterdir())
+
+
+def test_a_set_that_is_known_to_fit_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though its first thousand images, larger than the others, say otherwise."""
+    (tmp_path / "x").mkdir()
+    for i in range(1_050):
+        side = 12 if i < 1_000 else 6
+        Image.new("L", (side, side), i % 256).save(tmp_path / f"x/{i:04d}.bmp")
+    where = {"cache": tmp_path / "c", "cache_limit": 1_000 * 144 + 50 * 36, "max_bad": 1.0}
+    decoded, real = list[int](), sources.decode
+    monkeypatch.setattr(sources, "decode", lambda *a: decoded.append(1) or real(*a))
+    n_read = []
+    for _ in range(3):
+        open_images(tmp_path / "x", **where)
+        n_read.append(len(decoded))
+        decoded.clear()
+    assert n_read[0] >= 1_000
+    assert n_read[2] == 0
+
+
+def test_what_is_written_has_the_users_mode(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        write_bytes(tmp_path / "x", b"")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "x").stat().st_mode & 0o777 == 0o640

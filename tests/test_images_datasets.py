@@ -370,3 +370,11 @@ def test_photographs_in_a_zip(data: Path, tmp_path: Path) -> None:
     assert np.bincount(images.labels).tolist() == [150] * 10
     assert images.native_side == 96
     assert images.store.block is not None
+
+
+@pytest.mark.data
+def test_a_set_of_files_may_be_asked_for_its_own_labels_by_name(tmp_path: Path) -> None:
+    images = open_images("imagenette96:test", labels="imagenette96", side=8, cache=tmp_path)
+    assert len(images.classes or []) == 10
+    with pytest.raises(UsageError, match="labels=mnist: expected folders"):
+        open_images("imagenette96:test", labels="mnist", side=8, cache=tmp_path)

@@ -280,3 +280,11 @@ def test_scan_says_what_is_there(tmp_path: Path, threads: int) -> None:
     assert found["duplicates"] == [["0/0.png", "0/copy.png"]]
     assert found["modes"] == {"L": 1, "RGB": 7}
     assert found["cut"] == 1
+
+
+def test_a_cut_image_may_be_as_large_as_is_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pillow's own limit has no say beside `max_pixels`."""
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    file = io.BytesIO()
+    Image.new("L", (90, 10)).save(file, format="PNG")
+    assert decode(file.getvalue(), None, 1_000).pixels.shape == (1, 10, 40)

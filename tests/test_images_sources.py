@@ -14,8 +14,12 @@ import pytest
 import torch
 from PIL import Image
 
+import likewise
+from likewise.encoders import Pixels
 from likewise.errors import DataError, UsageError
-from likewise.images import ImageSet, open_images, scan
+from likewise.images import ImageSet, imageset, open_images, scan, sources
+from likewise.images.decode import Unusable
+from likewise.images.labels import from_names
 from likewise.images.scan import locate, read_all
 from likewise.images.sources import told_others
 from likewise.types import Selection
@@ -442,3 +446,123 @@ def test_a_path_takes_little_memory(tmp_path: Path) -> None:
         tracemalloc.stop()
     assert len(reading.positions) == len(listing) == n
     assert held / n < 250, held / n
+
+
+def test_mean_and_deviation_are_of_the_images_with_the_smallest_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    images = open_images(np.random.default_rng(0).integers(0, 256, (6, 8, 8), dtype=np.uint8))
+    monkeypatch.setattr(imageset, "N_MEASURED", 2)
+    least = images.subset(np.argsort(images.keys)[:2])
+    assert images.mean_std() == images.subset([4, 2, 0, 1, 3, 5]).mean_std() == least.mean_std()
+    with pytest.raises(DataError, match="arrays: holds no image"):
+        images.subset([]).mean_std()
+
+
+def deflated(path: Path) -> list[int]:
+    """A .zip of one file that is much smaller there: its place and sizes."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("x.bmp", bytes(20_000_000))
+    with zipfile.ZipFile(path) as archive:
+        info = archive.getinfo("x.bmp")
+    return [info.header_offset, info.compress_size, info.compress_type, info.file_size, info.CRC]
+
+
+def test_a_member_grows_no_larger_than_stated(tmp_path: Path) -> None:
+    offset, packed, how, _, crc = deflated(tmp_path / "x.zip")
+    tracemalloc.start()
+    try:
+        with pytest.raises(Unusable, match="damaged in the archive"):
+            sources._read_zipped(tmp_path / "x.zip", offset, packed, how, 100, crc)
+        assert tracemalloc.get_traced_memory()[1] < 1_000_000
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_damaged_deflated_member_is_said(tmp_path: Path) -> None:
+    offset, *_ = deflated(tmp_path / "x.zip")
+    data = bytearray((tmp_path / "x.zip").read_bytes())
+    data[offset + 30 + len("x.bmp")] = 0xFF  # no block begins so
+    (tmp_path / "x.zip").write_bytes(data)
+    with pytest.raises(DataError, match="damaged in the archive"):
+        open_images(tmp_path / "x.zip", cache=tmp_path / "c", max_bad="100%")
+
+
+def test_a_member_of_a_zip_takes_little_memory(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
+        for i in range(5_000):
+            archive.writestr(f"{i:06d}.png", b"")
+    tracemalloc.start()
+    try:
+        listing = locate(str(tmp_path / "x.zip"))
+        assert tracemalloc.get_traced_memory()[0] < 200 * len(listing)
+    finally:
+        tracemalloc.stop()
+
+
+def test_keys_and_the_split_of_digits_never_change() -> None:
+    a, b = (sources.content_of_pixels(np.zeros(shape, np.uint8)) for shape in ((1, 4, 8), (1, 8, 4)))
+    assert a != b
+    assert open_images("digits:test").paths[:5] == [f"digits/{i:04d}" for i in (0, 2, 6, 10, 12)]
+
+
+def test_what_find_prints_is_a_list(tmp_path: Path) -> None:
+    """Names that begin with ./ are those without it: for folders, and for a .csv of labels."""
+    for i, name in enumerate(("a/0.png", "b/1.png", "b/2.png")):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.new("RGB", (9, 9), (i, 0, 0)).save(tmp_path / name)
+    (tmp_path / "list.txt").write_text("./a/0.png\n./b/1.png\n./b/2.png\n")
+    assert open_images(tmp_path / "list.txt", labels="folders").classes == ["a", "b"]
+    (tmp_path / "labels.csv").write_text("path,label\n./a/0.png,x\nb/1.png,y\n./b/2.png,x\n")
+    assert open_images(tmp_path / "list.txt", labels=tmp_path / "labels.csv").labels.tolist() == [0, 1, 0]
+    (tmp_path / "labels.csv").write_text("path,label\na/0.png,x\n./a/0.png,y\n")
+    with pytest.raises(DataError, match=r"a/0\.png is labelled both 'x' and 'y'"):
+        open_images(tmp_path / "list.txt", labels=tmp_path / "labels.csv")
+    (tmp_path / "list.csv").write_text("path,label\na/0.png,\nb/1.png, \n")
+    assert open_images(tmp_path / "list.csv").labels is None
+
+
+def test_classes_that_are_one_number_have_an_order() -> None:
+    values, classes = from_names(["1", "01", "2", "1", ""])
+    assert (values.tolist(), classes) == ([1, 0, 2, 1, -1], ["01", "1", "2"])
+
+
+def test_labels_that_are_no_classes_are_refused(tmp_path: Path) -> None:
+    pixels = np.zeros((2, 8, 8), np.uint8)
+    for labels in (np.array([20240101, 3]), np.array([2**63 + 5, 3], np.uint64)):
+        with pytest.raises(UsageError, match=r"labels: go up to .* expected numbers of classes, from 0 to 999999"):
+            open_images(pixels, labels=labels)
+    assert open_images(pixels, labels=np.array([7, 3], np.uint64)).labels.tolist() == [7, 3]
+    np.savez(tmp_path / "x.npz", images=pixels, labels=[20240101, 3])
+    with pytest.raises(UsageError, match=r"x\.npz, labels: go up to 20240101"):
+        open_images(tmp_path / "x.npz")
+
+
+def test_a_set_may_be_named_otherwise() -> None:
+    images = open_images("digits", name="mine", labels="digits")
+    assert (images.name, len(images.classes or [])) == ("mine", 10)
+    assert open_images(images, name="yours").name == "yours"
+
+
+def test_tensors_of_any_float_are_images() -> None:
+    x = torch.rand(2, 3, 8, 8)
+    assert open_images(x.bfloat16()).keys.tolist() == open_images(x.bfloat16().float()).keys.tolist()
+
+
+def test_a_name_of_any_bytes_names_the_images_of_an_array(tmp_path: Path) -> None:
+    file = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.npz")
+    np.savez(file, images=np.zeros((2, 8, 8), np.uint8))
+    table = likewise.embed(Pixels(open_images(file).info(8)), file, size=8, out=tmp_path / "e")
+    assert likewise.Embeddings.load(tmp_path / "e").paths == table.paths == ["caf\\xe9.npz/0", "caf\\xe9.npz/1"]
+
+
+def test_a_share_that_is_just_met_is_tolerated(tmp_path: Path) -> None:
+    for i in range(100):
+        (tmp_path / f"{i:02d}.bmp").write_bytes(b"" if i < 29 else bmp(i))
+    assert len(open_images(tmp_path, max_bad="29%", cache=tmp_path / ".c")) == 71
+    with pytest.raises(DataError, match="29 of 100 images cannot be used"):
+        open_images(tmp_path, max_bad="28.9%", cache=tmp_path / ".c")
+
+
+def bmp(i: int) -> bytes:
+    out = io.BytesIO()
+    Image.new("L", (8, 8), i).save(out, format="BMP")
+    return out.getvalue()

@@ -149,3 +149,18 @@ def test_scan_refuses_what_cannot_be_a_similarity(folder):
 def test_the_work_space_is_read_even_where_none_is_needed(tmp_path):
     with pytest.raises(UsageError, match="memory 'foo': expected"):
         likewise.scan(tmp_path, memory="foo")
+
+
+CHANGES = ((1, 0), (0.97, 0), (0.9, 0), (1, 20))  # of brightness: times, and plus
+
+
+@pytest.mark.parametrize("kind", ["flat", "ramp", "stripes", "disc", "page"])
+def test_plain_pictures_have_fingerprints_too(kind):
+    """Waves that are not there are 0, and no rounding has a say in their bits."""
+    y, x = np.mgrid[:64, :64].astype(float)
+    page = np.full((64, 64), 200.0)
+    page[20:44, 16:48] = 0
+    disc = 150.0 * ((x - 31.5) ** 2 + (y - 31.5) ** 2 < 400)
+    picture = {"flat": 0 * x + 128, "ramp": 2 * x, "stripes": 150 * (x // 8 % 2), "disc": disc, "page": page}[kind]
+    codes = [fingerprint((picture * factor + more).round().astype(np.uint8)[None]) for factor, more in CHANGES]
+    assert max(bin(code ^ codes[0]).count("1") for code in codes) <= 6  # as many as scan allows

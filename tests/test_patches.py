@@ -173,3 +173,10 @@ def test_faint_gradients_that_shrinking_erases_still_give_patches():
 def test_arguments_that_cannot_be(options, message):
     with pytest.raises(UsageError, match=message):
         patches(open_images(noise(2, 40, 40, 3)), **options)
+
+
+@pytest.mark.parametrize("n", [3, 7])
+def test_which_images_give_one_patch_more_follows_their_content(n):
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 40, 40, 3), dtype=np.uint8)
+    one, two = patches(open_images(pixels), n, 3), patches(open_images(pixels[::-1].copy()), n, 3)
+    assert set(one.keys.tolist()) == set(two.keys.tolist())

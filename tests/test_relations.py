@@ -1,6 +1,7 @@
 """Relations against brute force: neighbours, closures, draws, and what cannot be a relation."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -233,3 +234,34 @@ def test_relations_in_words(tmp_path: Path) -> None:
             make_relation(f"neighbours:2:{tmp_path / name}.npy", images, 8)
     with pytest.raises(DataError, match="a row for each of 12 images"):
         make_relation(f"neighbours:3:{tmp_path / 'y.npy'}", images, 8)
+
+
+def test_tight_clusters_are_settled_without_a_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Single precision tells nothing apart there; products in double precision do, but for real ties."""
+    centres = torch.nn.functional.normalize(random(6, 64), dim=1)
+    x = centres.repeat_interleave(50, 0) + 1e-3 * random(300, 64, seed=1)
+    sorts = 0
+    sort = torch.Tensor.sort
+
+    def counted(self: Tensor, *arguments: Any, **options: Any) -> Any:
+        nonlocal sorts
+        sorts += self.ndim == 1
+        return sort(self, *arguments, **options)
+
+    monkeypatch.setattr(torch.Tensor, "sort", counted)
+    assert torch.equal(nearest(x, 4), brute(x, 4))
+    assert sorts == 0
+    ties = torch.cat([torch.zeros(1, 2), torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]]).repeat(9, 1)])
+    assert torch.equal(nearest(ties, 3), brute(ties, 3))
+    assert sorts > 0
+
+
+def test_features_whose_squares_overflow_have_neighbours() -> None:
+    x = torch.tensor([[0.0], [1], [3], [7], [15]])
+    assert torch.equal(nearest(x * 1e25, 2), nearest(x, 2))
+
+
+def test_a_wrong_pair_is_named_by_its_line(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("id_a,id_b,similar\n0,1,1\n\n0,99999999999999999999,1\n")
+    with pytest.raises(DataError, match="line 4: 0,99999999999999999999,1; expected two ids"):
+        read_pairs(tmp_path / "a.csv", 4)

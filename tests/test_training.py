@@ -718,6 +718,7 @@ def test_what_to_begin_from_is_named_where_it_is_nothing(tmp_path: Path) -> None
         ({"method": "simclrr"}, "did you mean 'simclr'"),
         ({"temprature": 0.1}, "did you mean 'temperature'"),
         ({"lr": "fast"}, "lr=.*expected a number"),
+        ({"lr": "1" + "0" * 400}, "lr=Infinity: expected a number, and a finite one"),
         ({"steps": 2.5}, "steps=2.5: expected a whole number"),
         ({"encoder": "resnet"}, "encoder 'resnet' is unknown"),
         ({"views": "stong"}, "did you mean 'strong'"),

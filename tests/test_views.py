@@ -163,6 +163,8 @@ TURNED = {
     "close": affine_map(-70, zoom=0.4, shift=(0.3, 0.2)),
     "far": affine_map(110, zoom=1.9, shift=(-0.3, 0.2)),
     "mirrored": affine_map(15, zoom=0.8, mirror=True),
+    "narrow": affine_map(45) @ torch.diag(torch.tensor([2.6, 0.5, 1.0])),
+    "very far": affine_map(30, zoom=4.0),
 }
 SIZES = [(9, 9), (12, 7), (6, 13), (5, 5)]
 
@@ -543,3 +545,34 @@ def test_a_view_that_cannot_be_is_refused_when_it_is_made(wrong, message):
 def test_an_image_that_has_the_size_asked_for_is_itself():
     source = whole(noise(4, 3, 9))
     assert torch.equal(View(9)(source, keyed(4)), source.pixels / 255)
+
+
+def test_recipes_are_the_papers():
+    crop, byol = (ResizedCrop((0.08, 1.0)), Flip(0.5)), (Jitter(0.4, 0.4, 0.2, 0.1), Grey(0.2))
+    assert RECIPES["strong"](32) == (View(32, crop, (Jitter(0.8, 0.8, 0.8, 0.2), Grey(0.2), Blur(0.5))),) * 2
+    assert RECIPES["strong"](32, rotation=9.0)[0].geometry == (crop[0], Rotate(9.0), crop[1])
+    second = (*byol, Blur(0.1), Solarise(0.2))
+    assert RECIPES["asymmetric"](32) == (View(32, crop, (*byol, Blur(1.0))), View(32, crop, second))
+    assert RECIPES["weak"](32, min_scale=0.3) == (View(32, (ResizedCrop((0.3, 1.0)), Flip(0.5))),)
+    large = (ResizedCrop((0.4, 1.0)), Flip(0.5))
+    first, other, *local = RECIPES["multi-crop"](224)
+    assert (first, other) == (View(224, large, (*byol, Blur(1.0))), View(224, large, second))
+    assert local == [View(96, (ResizedCrop((0.05, 0.4)), Flip(0.5)), (*byol, Blur(0.5)))] * 6
+    assert [RECIPES["multi-crop"](size)[2].size for size in (8, 32, 96)] == [4, 12, 40]
+    assert RECIPES["exemplar"](64, soften=2.5)[0].colour[0] == Blur(1.0, (0.01, 5.0), 0.35)
+
+
+@dataclass(frozen=True)
+class ByBits:
+    """Black where an image's bits are negative."""
+
+    def __call__(self, images, draws):
+        return images * (draws.bits("x") > 0).reshape(-1, 1, 1, 1)
+
+
+def test_bits_of_a_part_are_those_of_its_rows(monkeypatch):
+    source = Source(torch.full((9, 1, 8, 8), 255, dtype=torch.uint8), torch.full((9, 2), 8))
+    draws = Draws(0, 0, 0, torch.arange(9))
+    monkeypatch.setattr("likewise.views.rows.TOGETHER", 2 * 64)
+    seen = View(8, (), (ByBits(),))(source, draws).amax((1, 2, 3)) > 0
+    assert torch.equal(seen, draws.child("colour0").bits("x") > 0)

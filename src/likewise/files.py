@@ -122,9 +122,12 @@ def read_array(path: Path) -> "np.ndarray":
     import numpy as np
 
     try:
-        return np.load(path, mmap_mode="r", allow_pickle=False)
+        found = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise DataError(f"{path}: is not an array that can be read ({error})") from None
+    if not isinstance(found, np.ndarray):
+        raise DataError(f"{path}: is an archive of arrays; expected one, as numpy.save writes it")
+    return found
 
 
 def read_lines(path: Path) -> list[Any]:

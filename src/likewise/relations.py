@@ -8,6 +8,7 @@ million transformed copies cost no more pairs than their originals.
 """
 
 import csv
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,6 +22,7 @@ from likewise.progress import bar
 
 MEMORY = 256 << 20  # bytes of work space of `nearest`, beside the features
 SPARE = 11  # candidates beyond k that are kept in single precision, then measured exactly
+PART = 4096  # rows that are brought to double precision together
 TILE = 16  # distances that compete as one before the nearest are sought
 COLUMNS = ("id_a", "id_b", "similar")
 
@@ -181,15 +183,15 @@ def read_pairs(path: Path | str, n: int) -> Relation:
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file)
-            rows, header = list(reader), reader.fieldnames or []
+            rows, header = [(reader.line_num, row) for row in reader], reader.fieldnames or []
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path}: cannot be read as a .csv ({error})") from None
     if missing := [column for column in COLUMNS if column not in header]:
         raise DataError(f"{path}: has the columns {', '.join(header) or 'none'}; expected one named {missing[0]}")
     numbers = []
-    for line, row in enumerate(rows, 2):
+    for line, row in rows:
         a, b, similar = ((row[column] or "").strip() for column in COLUMNS)
-        if not (a.isdecimal() and b.isdecimal() and similar in ("0", "1")):
+        if not (a.isdecimal() and b.isdecimal() and similar in ("0", "1") and max(len(a), len(b)) < 19):
             raise DataError(f"{path}, line {line}: {a},{b},{similar}; expected two ids (0 to {n - 1}) and 1 or 0")
         numbers.append((int(a), int(b), int(similar)))
     table = torch.tensor(numbers, dtype=torch.int64).reshape(-1, 3)
@@ -209,8 +211,8 @@ def nearest(x: Float[Tensor, "n d"], k: int, *, memory: int = MEMORY) -> Int[Ten
     if not bool(torch.isfinite(x).all()):
         raise DataError("neighbours: some features are not finite")
     x = x.float()
-    mean = x.double().mean(0).float()
-    half = x.sub(mean).square_().sum(1) / 2
+    mean = _middle(x).float()
+    half = torch.cat([(part - mean).square_().sum(1) for part in x.split(PART)]) / 2
     n_kept = min(k + SPARE, n - 1)
     score = torch.full((n, n_kept), -torch.inf)  # <x, y> - |y|^2 / 2, largest for the nearest y
     which = torch.full((n, n_kept), -1)
@@ -268,17 +270,44 @@ def _exactly(
         near, order = distances.sort(dim=1, stable=True)
         found[rows] = ids.gather(1, order[:, :k])
         settled[rows] = near[:, k - 1] < unseen[rows] - error[rows]
-    if which.shape[1] < n - 1:
+    if which.shape[1] < n - 1 or not bool(half.isfinite().all()):
         unsettled = (~settled).nonzero().flatten()
         distinct, which = x[unsettled].unique(dim=0, return_inverse=True)
-        for number, row in enumerate(distinct):  # copies have the same neighbours, but for themselves
-            distances = torch.cat([(part.double() - row.double()).square().sum(1) for part in x.split(4096)])
-            near = distances.sort(stable=True).indices[: k + 1]
-            ids = unsettled[which == number]
+        for number, near in enumerate(_in_double(distinct, x, k + 1)):
+            ids = unsettled[which == number]  # copies have the same neighbours, but for themselves
             others = near != ids.unsqueeze(1)
             others[others.all(1), k] = False
             found[ids] = near.expand(len(ids), -1)[others].unflatten(0, (-1, k))
     return found
+
+
+def _in_double(rows: Float[Tensor, "m d"], x: Float[Tensor, "n d"], k: int) -> Iterator[Int[Tensor, " k"]]:
+    """For each of some rows the k rows of x that are nearest, nearest first; the lower id among equals.
+
+    Candidates come from products in double precision; where even these are too close to tell, all rows are measured.
+    """
+    n, d = x.shape
+    middle = _middle(x)
+    squares = torch.cat([(part - middle).square_().sum(1) for part in x.split(PART)])
+    n_kept = min(k + SPARE, n)
+    for some in rows.double().split(max(8, (64 << 20) // (8 * n))):
+        products = torch.cat([(some - middle) @ (part - middle).T for part in x.split(PART)], 1)
+        own = (some - middle).square().sum(1)
+        apart, ids = products.mul_(-2).add_(squares).topk(n_kept, dim=1, largest=False)
+        error = 2.0**-52 * (d + 8) * (2 * own.sqrt() * squares.max().sqrt() + squares.max() + own)
+        ids = ids.sort(1).values
+        near, order = (x[ids] - some.unsqueeze(1)).square().sum(2).sort(dim=1, stable=True)
+        sure = (near[:, k - 1] < apart.amax(1) + own - error) | torch.tensor(n_kept == n)
+        for row, these, enough in zip(some, ids.gather(1, order[:, :k]), sure.tolist(), strict=True):
+            if enough:
+                yield these
+            else:
+                distances = torch.cat([(part - row).square().sum(1) for part in x.split(PART)])
+                yield distances.sort(stable=True).indices[:k]
+
+
+def _middle(x: Float[Tensor, "n d"]) -> Float[Tensor, " d"]:
+    return torch.stack([part.double().sum(0) for part in x.split(PART)]).sum(0) / len(x)
 
 
 def check_ids(ids: Int[Tensor, " m"], n: int, source: str) -> None:

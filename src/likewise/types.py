@@ -185,10 +185,13 @@ class Embeddings:
         meta, x = read_json(folder / "meta.json"), read_array(folder / "x.npy")
         keys, paths, named, names = array("q"), list[str](), array("q"), dict[str, int]()
         with open(folder / "items.csv", newline="", encoding="utf-8") as file:
-            for item in csv.DictReader(file):
-                keys.append(int(item["key"]))
-                paths.append(item["path"])
-                named.append(names.setdefault(item["label"], len(names)))
+            try:
+                for item in csv.DictReader(file):
+                    keys.append(int(item["key"]))
+                    paths.append(item["path"])
+                    named.append(names.setdefault(item["label"], len(names)))
+            except (KeyError, TypeError, ValueError, OverflowError, csv.Error) as error:
+                raise DataError(f"{folder / 'items.csv'}: is not as `save` wrote it ({error!r})") from None
         classes = meta.pop("classes", None)
         labels = None
         if known := set(names) - {""}:
@@ -360,7 +363,7 @@ def typed(key: str, value: Any, kind: Any) -> Any:
                     raise UsageError(f"{key}={json.dumps(value, default=str)}: expected a list of {len(of)}")
                 value = base(typed(f"{key}[{i}]", v, o) for i, (v, o) in enumerate(zip(value, of, strict=True)))
     if type(value) is int and float in bases and int not in bases:
-        value = float(value)
+        value = float(value) if abs(value) < 2**1023 else math.inf
     fits = isinstance(value, bases) and (bool in bases or not isinstance(value, bool))
     if not fits or (isinstance(value, float) and not math.isfinite(value)):
         expected = " or ".join(dict.fromkeys(_KINDS[base] for base in bases if base in _KINDS))

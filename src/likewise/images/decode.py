@@ -174,7 +174,8 @@ def _fit(image: Image.Image, side: int | None, cut: bool) -> Image.Image:
         longest = MAX_ASPECT * min(width, height)
         left, top = max(0, width - longest) // 2, max(0, height - longest) // 2
         width, height = min(width, longest), min(height, longest)
-        image = image.crop((left, top, left + width, top + height))
+        # Not by `crop`, which has a limit of its own beside `max_pixels`.
+        image = Image.fromarray(np.asarray(image)[top : top + height, left : left + width])
     if side is None or min(width, height) <= side:
         return image
     scale = side / min(width, height)

@@ -15,8 +15,9 @@ from torch import Tensor
 
 from likewise.errors import DataError, UsageError
 from likewise.images.cache import Cache, Decoded, Packed, Store, Writer, listing_name
+from likewise.images.datasets import DATASETS
 from likewise.images.decode import MAX_ASPECT, MAX_PIXELS, MIN_SIDE, to_image
-from likewise.images.labels import Labels, from_names, read_labels
+from likewise.images.labels import Labels, from_names, from_numbers, read_labels
 from likewise.images.scan import CANNOT_BE_READ, Reading, check_bad, copies, locate, named_bad, read_all, share
 from likewise.images.sources import Files, Items, content_of_pixels
 from likewise.types import DataInfo, Selection, Source, typed
@@ -124,6 +125,8 @@ class ImageSet:
             for c in range(self.channels):
                 total[c] += int(x[:, c].sum(dtype=np.int64))
                 squares[c] += int(np.square(x[:, c], dtype=np.uint16).sum(dtype=np.int64))
+        if not n_pixels:
+            raise DataError(f"{self.name}: holds no image; expected at least one")
         mean = tuple(s / (255 * n_pixels) for s in total)
         variance = [(q * n_pixels - s * s) / (255 * n_pixels) ** 2 for s, q in zip(total, squares, strict=True)]
         return mean, tuple(v**0.5 for v in variance)
@@ -160,6 +163,8 @@ def open_images(
     this set may take there, such as "20GB"; a larger set is decoded whenever it is read.
     `max_pixels`: an image with more is refused by its header, as a decompression bomb.
 
+    An ImageSet is open already: of the rest `labels`, `channels` and `name` change what is given back.
+
     Raises DataError for what is not there or cannot be used, UsageError for an argument that cannot be.
     """
     limit = share(max_bad)
@@ -170,6 +175,7 @@ def open_images(
         _checked_channels(channels)
     if isinstance(data, ImageSet):
         images = data if labels is None else data.relabel(labels)
+        images = images if name is None else replace(images, name=name)
         return images if channels is None else images.with_channels(channels)
     listing = locate(data, name)
     if not len(listing):
@@ -217,7 +223,7 @@ def _open_files(
     name = listing_name(files, side, max_pixels)
     reading = cache.recall(name)
     if reading is None or (_fits(reading, cache) and cache.open(reading.keys, side) is None):
-        writer = Writer(cache, len(files))
+        writer = Writer(cache, len(files) if reading is None else 0)  # what is known to fit is not guessed at
         try:
             reading = read_all(files, threads=threads, side=side, max_pixels=max_pixels, keep=writer.append)
             writer.finish(reading.keys, reading.shapes, side)
@@ -266,15 +272,17 @@ def _open_items(
 
 def _labels(labels: Any, listing: Files | Items, data: Any) -> Labels | None:
     """Labels of everything listed, or None where there are none."""
-    if isinstance(labels, str | os.PathLike) and isinstance(listing, Items):
-        if listing.labels is not None and str(labels) in (str(data), str(data).partition(":")[0]):
+    if isinstance(labels, str | os.PathLike):
+        if isinstance(data, str) and (own := data.partition(":")[0]) in DATASETS and str(labels) in (data, own):
             labels = None  # `--labels digits` asks `digits` for its own
-        else:
+        elif isinstance(listing, Items):
             raise UsageError(f"labels={labels}: these images are in no folders; expected an array of integers")
     if labels is not None:
         return read_labels(labels, listing.paths)
     if isinstance(listing, Items):
-        return None if listing.labels is None else (listing.labels, listing.classes or [])
+        if listing.labels is None or listing.classes is not None:
+            return None if listing.labels is None else (listing.labels, listing.classes or [])
+        return from_numbers(listing.labels, f"{listing.name}, labels")
     return None if listing.labels is None else from_names(listing.labels)
 
 

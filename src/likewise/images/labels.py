@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Int, Integer
 
 from likewise.errors import DataError, UsageError
 from likewise.images.sources import read_csv
 from likewise.progress import say
 
+MOST = 1_000_000  # classes, named by numbers: more are ids, and no classes
 Labels = tuple[Int[np.ndarray, " n"], list[str]]
 
 
@@ -30,13 +31,22 @@ def read_labels(labels: Any, paths: Sequence[str]) -> Labels:
     values = np.asarray(labels.cpu() if hasattr(labels, "cpu") else labels)
     if values.shape != (len(paths),) or not np.issubdtype(values.dtype, np.integer):
         raise UsageError(f"labels: shape {values.shape}, {values.dtype}; expected {len(paths)} integers, one per image")
-    return values.astype(np.int64), [str(i) for i in range(int(values.max(initial=-1)) + 1)]
+    return from_numbers(values, "labels")
+
+
+def from_numbers(values: Integer[np.ndarray, " n"], what: str) -> Labels:
+    """Numbers of classes, -1 where unknown, and their names, which are these numbers."""
+    n_classes = int(values.max()) + 1 if len(values) else 0
+    if n_classes > MOST:
+        raise UsageError(f"{what}: go up to {n_classes - 1}; expected numbers of classes, from 0 to {MOST - 1} at most")
+    return values.astype(np.int64), [str(i) for i in range(n_classes)]
 
 
 def from_names(names: Sequence[str]) -> Labels:
     """Class names, one per image ("" where unknown), as numbers in sorted order: 2 before 10 where all are numbers."""
     known = set(names) - {""}
-    classes = sorted(known, key=int) if all(name.isdecimal() for name in known) else sorted(known)
+    numbers = all(name.isdecimal() for name in known)
+    classes = sorted(known, key=lambda name: (int(name) if numbers else 0, name))
     number = {name: i for i, name in enumerate(classes)}
     return np.array([number.get(name, -1) for name in names], np.int64), classes
 
@@ -50,7 +60,11 @@ def _from_folders(paths: Sequence[str]) -> Labels:
 
 def _from_csv(file: Path, paths: Sequence[str]) -> Labels:
     rows = read_csv(file, ("path", "label"))
-    given = {row["path"].removeprefix("./"): row["label"].strip() for row in rows}
+    given: dict[str, str] = {}
+    for row in rows:
+        path, label = row["path"].removeprefix("./"), row["label"].strip()
+        if given.setdefault(path, label) != label:
+            raise DataError(f"{file}: {path} is labelled both {given[path]!r} and {label!r}; expected one of them")
     names = [given.get(path, "") for path in paths]
     if not any(names):
         first = next(iter(given), "nothing")

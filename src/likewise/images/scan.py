@@ -5,7 +5,7 @@ from array import array
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -91,7 +91,7 @@ def summary(listing: Files | Items, reading: Reading) -> dict[str, Any]:
 def locate(data: Any, name: str | None = None) -> Files | Items:
     """The listing of anything that `open_images` takes. A named set goes before a file: `./mnist` is the folder."""
     if isinstance(data, str) and data.partition(":")[0] in DATASETS:
-        return named(data)
+        return named(data) if name is None else replace(named(data), name=name)
     return find(data, name)
 
 
@@ -157,7 +157,7 @@ def share(max_bad: float | str) -> float:
 def check_bad(paths: Sequence[str], reading: Reading, limit: float) -> None:
     """Refuse a listing of which more than the share `limit` is unusable."""
     n_bad = len(reading.bad)
-    if n_bad > limit * len(paths):
+    if n_bad and n_bad / len(paths) > limit:
         why = f"more than max_bad={limit:.4g} allows"
         raise DataError(f"{n_bad} of {len(paths)} images cannot be used, {why}: {named_bad(paths, reading)}")
 

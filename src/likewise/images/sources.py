@@ -123,6 +123,8 @@ def as_pixels(images: Any, what: str) -> UInt8[np.ndarray, "n c h w"]:
     Where both readings are possible, channels come last in arrays and first in tensors.
     """
     tensor = _is_tensor(images)
+    if tensor and images.is_floating_point():
+        images = images.detach().float()  # numpy has no bfloat16
     x = images.detach().cpu().numpy() if tensor else np.asarray(images)
     if x.ndim == 3 and x.shape[2] == 3 and min(x.shape[:2]) >= MIN_SIDE:
         raise DataError(
@@ -250,7 +252,8 @@ def _list(path: Path, name: str) -> Files:
     if path.suffix.lower() == ".csv":
         rows = read_csv(path, ("path",))
         paths = [row["path"] for row in rows]
-        labels = [row["label"].strip() for row in rows] if rows and "label" in rows[0] else None
+        labels = [row.get("label", "").strip() for row in rows]
+        labels = labels if any(labels) else None
         if "" in paths:
             raise DataError(
                 f"{path}: image {paths.index('') + 1} of {len(paths)} has no path; expected one in each row"
@@ -263,7 +266,7 @@ def _list(path: Path, name: str) -> Files:
         paths = [line.removesuffix("\r") for line in lines if line.strip()]
     if not paths:
         raise DataError(f"{path}: lists no images; expected one path a line, or a column `path`")
-    return _files(path.parent, paths, name, labels)
+    return _files(path.parent, [path.removeprefix("./") for path in paths], name, labels)
 
 
 def read_csv(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
@@ -302,34 +305,37 @@ def _zip(archive: Path, inside: str, name: str) -> Files:
             raise DataError(
                 f"{archive}: {info.filename} is encrypted, or packed in an unusual way; expected a plain .zip"
             )
-    found = [members[inside + path] for path in listed]
-    stamps = [(path, info.file_size, info.CRC) for path, info in zip(listed, found, strict=True)]
+    found = (members[inside + path] for path in listed)
+    # Numbers alone: of a million members the archive's own records would take half a gigabyte.
+    numbers = (n for i in found for n in (i.header_offset, i.compress_size, i.compress_type, i.file_size, i.CRC))
+    places = np.fromiter(numbers, np.int64).reshape(-1, 5)
+    stamps = ((path, *place[3:].tolist()) for path, place in zip(listed, places, strict=True))
     return Files(
         name,
         [_shown(path) for path in listed],
-        lambda i: _read_zipped(archive, found[i]),
+        lambda i: _read_zipped(archive, *places[i].tolist()),
         _fingerprint([_stamp(archive), *stamps]),
         others=others,
     )
 
 
-def _read_zipped(archive: Path, info: zipfile.ZipInfo) -> bytes:
+def _read_zipped(archive: Path, offset: int, packed: int, how: int, size: int, crc: int) -> bytes:
     """One member, by its offset and through a file handle of its own: threads share nothing."""
     with open(archive, "rb") as file:
-        file.seek(info.header_offset)
+        file.seek(offset)
         header = file.read(30)
         if len(header) < 30:
             raise Unusable("truncated")
         name_length, extra_length = struct.unpack("<HH", header[26:30])
         file.seek(name_length + extra_length, os.SEEK_CUR)
-        data = file.read(info.compress_size)
-    if info.compress_type == zipfile.ZIP_DEFLATED:
+        data = file.read(packed)
+    if how == zipfile.ZIP_DEFLATED:
         try:
             # A member cannot grow beyond the size that the archive states for it.
-            data = zlib.decompressobj(-15).decompress(data, max(info.file_size, 1))
+            data = zlib.decompressobj(-15).decompress(data, max(size, 1))
         except zlib.error:
             raise Unusable("damaged in the archive") from None
-    if zlib.crc32(data) != info.CRC:
+    if zlib.crc32(data) != crc:
         raise Unusable("damaged in the archive")
     return data
 
@@ -389,22 +395,16 @@ def _npz(path: Path, name: str) -> Items:
         raise DataError(f"{path}: has no array named images or x")
     pixels = as_pixels(images, f"{path}, array images")
     labels = arrays.get("labels", arrays.get("y"))
-    classes = None
-    if labels is not None:
-        if labels.shape != (len(pixels),) or not np.issubdtype(labels.dtype, np.integer):
-            raise DataError(
-                f"{path}: labels have shape {labels.shape}, {labels.dtype}; expected {len(pixels)} integers"
-            )
-        labels = labels.astype(np.int64)
-        classes = [str(i) for i in range(int(labels.max(initial=-1)) + 1)]
-    return Items(name, _numbers(path.name, len(pixels)), pixels, labels, classes)
+    if labels is not None and (labels.shape != (len(pixels),) or not np.issubdtype(labels.dtype, np.integer)):
+        raise DataError(f"{path}: labels have shape {labels.shape}, {labels.dtype}; expected {len(pixels)} integers")
+    return Items(name, _numbers(path.name, len(pixels)), pixels, labels)
 
 
 def _sequence(data: Sequence[Any], name: str) -> Items | Files:
     if len(data) == 0:
         raise DataError("data: an empty sequence; expected at least one image")
     if all(isinstance(data[i], str | os.PathLike) for i in range(len(data))):
-        return _files(Path(), [os.fspath(p) for p in data], name)
+        return _files(Path(), [os.fspath(p).removeprefix("./") for p in data], name)
     items: list[Any] = []
     for i in range(len(data)):
         item = data[i]
@@ -430,7 +430,7 @@ def _is_tensor(x: Any) -> bool:
 
 
 def _numbers(name: str, n: int) -> list[str]:
-    digits = len(str(max(n - 1, 0)))
+    name, digits = _shown(name), len(str(max(n - 1, 0)))
     return [f"{name}/{i:0{digits}d}" for i in range(n)]
 
 

@@ -132,9 +132,9 @@ def sample(source: Source, maps: Maps, size: int, fill: str) -> Images:
     """Views of `size` x `size` pixels in [0, 1], each source sampled once through its map.
 
     Maps without rotation use the separable triangle filter that Pillow calls antialiased bilinear; the others are
-    sampled bilinearly on a grid fine enough not to skip source pixels, then averaged. `fill` says what lies outside
-    the image: "border" repeats its edge, "zeros" is black. An image's view depends on its own map alone; where maps
-    rotate, its last bits also on how far the batch is padded (about 1e-5).
+    sampled bilinearly on a grid fine enough not to skip source pixels (up to 8 x 8 points a pixel; beyond, some are),
+    then averaged. `fill` says what lies outside the image: "border" repeats its edge, "zeros" is black. An image's view
+    depends on its own map alone; where maps rotate, its last bits also on how far the batch is padded (about 1e-5).
     """
     straight = (maps[:, 0, 1] == 0) & (maps[:, 1, 0] == 0)
     if bool(straight.all()):
