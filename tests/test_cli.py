@@ -34,6 +34,7 @@ from likewise.report.folders import read_folders
 from likewise.report.verdict import said
 from likewise.signals import stop_signals
 from likewise.types import DataInfo
+from likewise.verbs.pretrain import _default_size
 from likewise.views import RECIPES
 
 FAST = ["--steps", "4", "--batch-size", "8", "--size", "16", "--set", "width=8", "--set", "precision=fp32"]
@@ -636,3 +637,18 @@ def test_a_second_signal_stops_at_once() -> None:
         assert caught == [signal.SIGTERM]
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGTERM)
+
+
+def test_too_many_broken_files_are_refused_by_embed_too(tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    for i in range(4):
+        Image.new("RGB", (9, 9), (i, 0, 0)).save(tmp_path / "photos" / f"{i}.png")
+    (tmp_path / "photos" / "broken.png").write_bytes(b"no picture")
+    asked = ("embed", "pixels", tmp_path / "photos", "--out", tmp_path / "e")
+    assert "max_bad=0.1 allows" in refusal(3, *asked, "--max-bad", "10%")
+    assert run(*asked, "--max-bad", "20%").exit_code == 0
+
+
+@pytest.mark.parametrize(("side", "size"), [(5, 8), (30, 28), (64, 64), (500, 96)])
+def test_the_size_unless_asked_is_that_of_the_images(side: int, size: int) -> None:
+    assert _default_size(likewise.open_images(np.zeros((3, side, side), np.uint8))) == size

@@ -702,3 +702,11 @@ def test_gains_of_several_orders_are_drawn_on_a_logarithmic_scale(gains: list[fl
 
 def test_exact_copies_are_counted_without_their_originals() -> None:
     assert write._scan({"duplicates": [["a", "b", "c"], ["d", "e"]]})["n_copies"] == 3
+
+
+def test_pictures_are_capped_in_bytes(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    for name in ("a", "b"):
+        (run / "pictures" / f"{name}.png").write_bytes(b"\x89PNG" + bytes(2_000_000))
+    ((read,), *_) = read_folders([run])
+    assert [name for name, _ in read.pictures] == ["a", "views"]

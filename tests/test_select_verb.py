@@ -18,7 +18,9 @@ from typer.testing import CliRunner
 
 import likewise
 from likewise.cli import app
+from likewise.encoders import build
 from likewise.errors import DataError, UsageError
+from likewise.images import open_images
 from likewise.report.folders import read_folders
 from likewise.report.sections import Thumbs, coreset
 from likewise.types import Selection
@@ -372,3 +374,15 @@ def test_copies_keep_their_times(tmp_path):
     os.utime(tmp_path / "in/a.png", (1, 1))
     Originals(str(tmp_path / "in")).copy("a.png", tmp_path / "b.png")
     assert (tmp_path / "b.png").stat().st_mtime == 1
+
+
+def test_features_of_another_size_are_others(tmp_path):
+    """Though the encoder and the images are the same."""
+    pixels = np.random.default_rng(0).integers(0, 256, (12, 24, 24), dtype=np.uint8)
+    encoder = build("convnet", open_images(pixels).info(16), width=8)
+    for size in (8, 16):
+        likewise.embed(encoder, pixels, size=size, out=tmp_path / f"e{size}")
+    choose(tmp_path / "e8", tmp_path / "sel", method="k-center", budget=3)
+    assert choose(tmp_path / "e8", tmp_path / "sel", method="k-center", budget=3, resume=True)["n"] == 3
+    with pytest.raises(UsageError, match="features"):
+        choose(tmp_path / "e16", tmp_path / "sel", method="k-center", budget=3, resume=True)
