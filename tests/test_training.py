@@ -29,6 +29,7 @@ from likewise.methods import METHODS
 from likewise.methods.base import Method
 from likewise.training import fit as loop
 from likewise.training import state
+from likewise.training.distributed import process_group
 from likewise.training.monitor import knn_accuracy
 from likewise.types import Batch, DataInfo, Step, TrainConfig
 from likewise.verbs.demo import SETTINGS, demo
@@ -765,3 +766,35 @@ def test_a_share_too_small_to_compare_is_refused(tmp_path: Path, monkeypatch: py
 def test_one_image_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="at least 2"):
         pretrain(open_images(PIXELS[:1]), out=tmp_path / "run", **settings("simclr"))
+
+
+@pytest.mark.parametrize("device", ["cuda", "cuda:1"])
+@pytest.mark.parametrize("emulated", [False, True])
+def test_bfloat16_is_not_taken_where_a_gpu_emulates_it(
+    device: str, emulated: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation or not emulated
+    )
+    assert loop.bf16_gain(build("convnet", DataInfo(8, 3, 16), width=8), 3, 16, device) == (0.0 if emulated else 2.0)
+
+
+def test_processes_take_a_gpu_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    for device, says in (
+        ("cuda:0", "device=cuda:0: of several"),
+        ("mps", "device=mps: of several"),
+        ("cuda", "at most 1"),
+    ):
+        with pytest.raises(UsageError, match=says), process_group(device):
+            pass
+
+
+def test_loading_leaves_the_callers_draws_alone(whole: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the processor, and on GPUs, whose generators are asked for nothing."""
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", lambda seed: pytest.fail("a GPU was seeded"))
+    before = torch.get_rng_state()
+    load(whole["simclr"])
+    assert torch.equal(torch.get_rng_state(), before)

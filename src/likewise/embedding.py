@@ -185,7 +185,7 @@ def load_with_config(
         )
     data = DataInfo(config["n_images"], config["channels"], config["size"])
     with torch.random.fork_rng(devices=[]):  # the caller's draws go on as if nothing had been drawn here
-        torch.manual_seed(config.get("seed", 0))
+        torch.default_generator.manual_seed(config.get("seed", 0))  # not those of GPUs, which are not forked
         encoder = build(config["encoder"], data, **config["arguments"])
     try:
         weights = load_file(folder / "model.safetensors")

@@ -126,7 +126,7 @@ def select(
         target = _rows(target, "target")
         if target.shape[1] != rows.shape[1]:
             raise UsageError(f"target has {target.shape[1]} dimensions, and x {rows.shape[1]}: expected the same")
-        target = target.to(rows.dtype)
+        target = target.to(rows)
         if metric == "cosine":
             target = _of_length_1(target, n_bytes)
     if scores is not None:
@@ -266,6 +266,7 @@ def _rows(x: Any, what: str = "x") -> Tensor:
     array = x.x if isinstance(x, Embeddings) else x
     if isinstance(array, Tensor):
         rows = array.detach()
+        rows = rows.cpu() if rows.device.type == "mps" else rows  # which has no float64
     else:
         try:
             with warnings.catch_warnings():
@@ -310,7 +311,7 @@ def _ids(chosen: Any) -> Tensor | None:
     if chosen is None:
         return None
     try:
-        ids = np.asarray(chosen)
+        ids = np.asarray(chosen.cpu() if isinstance(chosen, Tensor) else chosen)
     except ValueError:  # lists of several lengths
         ids = np.empty(())
     if ids.ndim != 1 or (len(ids) and ids.dtype.kind not in "iu"):

@@ -46,6 +46,11 @@ class External(Encoder):
         return self.module(self.normalise(images)).flatten(1)
 
 
+def device_of(module: nn.Module) -> torch.device:
+    """Where the weights of a module lie."""
+    return next((value.device for value in (*module.parameters(), *module.buffers())), torch.device("cpu"))
+
+
 def attempt(module: nn.Module, channels: int, side: int, failed: str) -> Any:
     """What a module makes of one black image, in evaluation mode.
 
@@ -53,7 +58,7 @@ def attempt(module: nn.Module, channels: int, side: int, failed: str) -> Any:
     """
     try:
         with in_eval_mode(module), torch.no_grad():
-            return module(torch.zeros(1, channels, side, side))
+            return module(torch.zeros(1, channels, side, side, device=device_of(module)))
     except (RuntimeError, ValueError, TypeError, AssertionError) as error:
         why = str(error).partition("\n")[0]
         raise UsageError(f"{failed}: {why}") from None

@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from likewise.encoders.external import device_of
 from likewise.encoders.vit import ViT
 from likewise.errors import UsageError
 from likewise.methods.base import Method
@@ -125,7 +126,8 @@ class Colourisation(Method):
         self.register_buffer("frequency", torch.full((n_bins,), 1 / n_bins))
         self.register_buffer("n_averaged", torch.zeros((), dtype=torch.int64))
         with in_eval_mode(encoder), torch.no_grad():
-            width, *places = last_map(encoder, torch.zeros(1, data.channels, data.size, data.size)).shape[1:]
+            black = torch.zeros(1, data.channels, data.size, data.size, device=device_of(encoder))
+            width, *places = last_map(encoder, black).shape[1:]
         if places == [1, 1]:
             raise UsageError(
                 f"encoder: its last map of an image of {data.size} pixels is a single place; colourisation needs more"

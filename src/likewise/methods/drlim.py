@@ -36,7 +36,7 @@ def repulsion(distance: Float[Tensor, "..."], margin: float) -> Float[Tensor, ".
 @full_precision
 def distances(z: Float[Tensor, "n d"]) -> Float[Tensor, " p"]:
     """Euclidean distances of all pairs of rows, (0, 1) first. Where one is zero its gradient is zero, not undefined."""
-    return torch.pdist(z)
+    return torch.pdist(z.cpu() if z.device.type == "mps" else z).to(z.device)
 
 
 class DrLIM(Method):

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
+from likewise.errors import UsageError
 from likewise.types import rank, world
 
 
@@ -19,8 +20,13 @@ def process_group(device: str) -> Iterator[None]:
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or world() > 1:
         yield
         return
+    if device not in ("cpu", "cuda"):
+        raise UsageError(f"device={device}: of several processes each takes its own; expected cpu or cuda")
     if device == "cuda":
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+        place, n = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+        if place >= n:
+            raise UsageError(f"--nproc_per_node: more processes than GPUs; expected at most {n}")
+        torch.cuda.set_device(place)
     torch.distributed.init_process_group("nccl" if device == "cuda" else "gloo")
     try:
         yield

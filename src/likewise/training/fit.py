@@ -39,7 +39,8 @@ def fit(method: Method, images: ImageSet, config: TrainConfig, run: Path, *, res
     """Train `method` on `images` into the folder `run`; with `resume`, go on from its newest state.
 
     The weights depend on the settled configuration (see `settle`), the images' content and the machine's
-    arithmetic: not on threads, file names, interruptions, or the clock. Raises TrainingError when a loss term is not
+    arithmetic: not on threads, file names, interruptions, or the clock. (On a GPU sums that many threads add to may
+    differ in their last bits from run to run.) Raises TrainingError when a loss term is not
     finite (before the update) and Stopped when SIGTERM or SIGINT asked to stop and the state was saved.
     """
     keep_freed_memory()
@@ -314,8 +315,8 @@ def bf16_gain(encoder: Encoder, channels: int, size: int, device: str) -> float:
     Timed, since processors that have the instructions differ: twice as fast on one, slower on another (LOG.md). What is
     timed is the processor's time on a few images, the least of several tries, which other programs hardly move.
     """
-    if device == "cuda":
-        return 2.0 if torch.cuda.is_bf16_supported() else 0.0
+    if torch.device(device).type == "cuda":  # told by its kind: before the eighth it is emulated, and slower
+        return 2.0 if torch.cuda.is_bf16_supported(including_emulation=False) else 0.0
     if device != "cpu" or not torch.ops.mkldnn._is_mkldnn_bf16_supported():
         return 0.0
     copied = copy.deepcopy(encoder).train().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -355,7 +356,7 @@ def _rate(method: Method, config: TrainConfig, make: Callable[[], Batch], second
         optimizer.step()
         method.after_step(0.5)
         if device.type == "cuda":
-            torch.cuda.synchronize()
+            torch.cuda.synchronize(device)
         times.append(time.perf_counter() - start)
     return agreed(1 / float(np.median(times[2:])), config.device)
 

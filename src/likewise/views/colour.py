@@ -110,7 +110,8 @@ class PCAContrast:
         pixels = images.reshape(b, c, h * w)
         mean = pixels.mean(2, keepdim=True)
         centred = pixels - mean
-        axes = torch.linalg.eigh(centred @ centred.transpose(1, 2))[1]
+        scatter = centred @ centred.transpose(1, 2)
+        axes = torch.linalg.eigh(scatter.cpu() if scatter.device.type == "mps" else scatter)[1].to(scatter.device)
         stretch = (axes * factor.unsqueeze(1)) @ axes.transpose(1, 2)
         return (stretch @ centred).add_(mean).clamp_(0, 1).reshape(b, c, h, w)
 
