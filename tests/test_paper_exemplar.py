@@ -232,3 +232,8 @@ def test_a_set_without_a_split_is_split_by_class(budget):
     train, rest = exemplar.sides(test, 3)
     assert np.bincount(train.labels).tolist() == [30] * 3
     assert len(rest) == 9
+
+
+def test_equal_figures_meet_no_claim_of_more() -> None:
+    rows = {name: {"accuracy": 0.51762} for name in ("small", "small, untrained", "pixels")}
+    assert [check["ok"] for check in exemplar.claims({"main": {"some": rows}})] == [False, False]

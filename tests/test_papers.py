@@ -357,3 +357,9 @@ RESULTS: dict[str, dict[str, Any]] = {
         f"DrLIM, {name} declared": {"shift spread": 0.1, "rotation spread": 0.5} for name in ("shift", "rotation")
     },
 }
+
+
+def test_drlims_claims_follow_from_its_committed_figures() -> None:
+    found = json.loads((Path(__file__).parents[1] / "docs/results/drlim/results.json").read_text())
+    paper, beyond = {name: found[name] for name in ("i", "ii", "iii")}, {"demand": found["demand"]}
+    assert drlim.claims(paper, beyond) == found["checks"]

@@ -172,3 +172,9 @@ def test_a_run_that_was_gone_on_with_has_no_speed() -> None:
 def test_the_committed_page_is_that_of_the_committed_lines() -> None:
     out = Path(__file__).parents[1] / "docs/results/methods-cpu"
     assert (out / "README.md").read_text() == page(read(out))
+
+
+def test_a_little_less_than_three_standard_errors_is_no_proof() -> None:
+    (found,) = proofs([line("untrained", 0.5), line("simclr", 0.5209)])
+    assert 2.95 < found["value"] < 3
+    assert not found["ok"]

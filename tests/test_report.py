@@ -710,3 +710,16 @@ def test_pictures_are_capped_in_bytes(tmp_path: Path) -> None:
         (run / "pictures" / f"{name}.png").write_bytes(b"\x89PNG" + bytes(2_000_000))
     ((read,), *_) = read_folders([run])
     assert [name for name, _ in read.pictures] == ["a", "views"]
+
+
+def test_a_name_of_any_bytes_has_a_report(tmp_path: Path) -> None:
+    answer = write_report([make_run(tmp_path / "r\udcff")], tmp_path / "report.html", title="t\udcff")
+    assert answer["bytes"] == (tmp_path / "report.html").stat().st_size
+
+
+@pytest.mark.parametrize("factor", [1e22, 1.0, 1e-24])
+def test_a_map_hangs_on_no_scale(factor: float) -> None:
+    x = np.random.default_rng(0).standard_normal((50, 8)).astype(np.float32) * np.float32(factor)
+    places, way = flat_map(x)
+    assert way == "t-SNE"
+    assert np.ptp(places) > 0.9

@@ -22,7 +22,7 @@ from likewise.encoders import build
 from likewise.errors import DataError, UsageError
 from likewise.images import open_images
 from likewise.report.folders import read_folders
-from likewise.report.sections import Thumbs, coreset
+from likewise.report.sections import Thumbs, coreset, source_of
 from likewise.types import Selection
 from likewise.verbs.ids import read_ids
 from likewise.verbs.originals import Originals
@@ -386,3 +386,34 @@ def test_features_of_another_size_are_others(tmp_path):
     assert choose(tmp_path / "e8", tmp_path / "sel", method="k-center", budget=3, resume=True)["n"] == 3
     with pytest.raises(UsageError, match="features"):
         choose(tmp_path / "e16", tmp_path / "sel", method="k-center", budget=3, resume=True)
+
+
+def test_copies_are_of_the_images_that_were_selected(tmp_path, monkeypatch):
+    """Not of others of these names, where a relative path leads to them; nor does a report show those."""
+    rng = np.random.default_rng(0)
+    for place in ("a", "b"):
+        (tmp_path / place / "photos").mkdir(parents=True)
+        for i in range(8):
+            Image.fromarray(rng.integers(0, 256, (9, 9, 3), dtype=np.uint8)).save(tmp_path / place / f"photos/{i}.png")
+        Image.open(tmp_path / place / "photos/0.png").save(tmp_path / place / "photos/again.png")  # an exact copy
+    monkeypatch.chdir(tmp_path / "a")
+    encoder = build("convnet", open_images("photos").info(8), width=8)
+    likewise.embed(encoder, "photos", size=8, out="emb")
+    made = choose(Path("emb"), Path("sel"), method="k-center", budget=9, copy_to=Path("copies"))
+    assert made["n"] == len(list(Path("copies").iterdir())) == 9
+    monkeypatch.chdir(tmp_path / "b")
+    with pytest.raises(DataError, match=r"photos: its .* is not the image that was selected"):
+        choose(Path("../a/emb"), Path("sel"), method="k-center", budget=3, copy_to=Path("copies"))
+    assert not list(Path("sel/thumbs").iterdir())
+    (tmp_path / "b/photos/0.png").rename(tmp_path / "b/photos/z.png")
+    likewise.embed(encoder, "photos", size=8, out="emb")
+    _, vectors, picks = read_folders([Path("emb"), Path("../a/sel")])
+    assert source_of(picks[0], [one for one in vectors if one.path.resolve() == (tmp_path / "b/emb").resolve()]) is None
+
+
+def test_what_likewise_made_is_no_data(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 16, 16), dtype=np.uint8)
+    encoder = build("convnet", open_images(pixels).info(8), width=8)
+    likewise.embed(encoder, pixels, size=8, out=tmp_path / "emb")
+    with pytest.raises(DataError, match=r"emb: is a folder of likewise's own \(embeddings\); expected the images"):
+        likewise.scan(tmp_path / "emb")

@@ -177,6 +177,9 @@ def _at(path: Path, name: str) -> Files | Items:
 
 
 def _folder(root: Path, name: str) -> Files:
+    if (root / MARK).is_file():  # whose small pictures are no images to learn from
+        kind = (root / MARK).read_text().strip()
+        raise DataError(f"{root}: is a folder of likewise's own ({kind}); expected the images themselves")
     others = Counter[str]()
     found = sorted(_walk(root, others))
     if not found:

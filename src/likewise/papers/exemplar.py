@@ -422,7 +422,7 @@ def claims(results: Mapping[str, Any]) -> list[dict[str, Any]]:
             value = rows[net]["accuracy"]
             for other in (f"{net}, untrained", "pixels"):
                 what = f"{column}: {net} beside {other}"
-                checks.append(check(f"{column}-{net}-{other}", what, value, ">", round(rows[other]["accuracy"], 4)))
+                checks.append(check(f"{column}-{net}-{other}", what, value, ">", rows[other]["accuracy"]))
     if "cifar10-400" in results["main"]:
         value = results["main"]["cifar10-400"]["small"]["accuracy"]
         checks.append(check("cifar10-400", "CIFAR-10(400), small net", value, ">=", 0.62))
@@ -432,10 +432,8 @@ def claims(results: Mapping[str, Any]) -> list[dict[str, Any]]:
             key = f"moves_{curve}"
             moved, left_out = without["nothing"][key], without[group][key]
             checks += [
-                check(
-                    f"invariance-{curve}", f"moved by {curve}: trained, untrained", moved, "<", round(before[key], 4)
-                ),
-                check(f"left-out-{curve}", f"moved by {curve}: trained, left out", moved, "<", round(left_out, 4)),
+                check(f"invariance-{curve}", f"moved by {curve}: trained, untrained", moved, "<", before[key]),
+                check(f"left-out-{curve}", f"moved by {curve}: trained, left out", moved, "<", left_out),
             ]
     if results.get("matching"):
         real, made = results["matching"]["oxford"], results["matching"]["made"]

@@ -185,7 +185,7 @@ def proofs(lines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
             runs = [line for line in here if line["method"] == method]
             if base and all("linear" in line for line in runs):
                 what = f"{method} on {name}: standard errors above the untrained encoder"
-                checks.append(parts.check(f"{name}/{method}", what, round(margin(runs, base), 1), ">=", 3))
+                checks.append(parts.check(f"{name}/{method}", what, margin(runs, base), ">=", 3))
     return checks
 
 

@@ -77,7 +77,7 @@ def check(id: str, what: str, value: float | int, compare: str, bar: float | int
     True
     """
     ok = not math.isnan(value) and bool(COMPARE[compare](value, bar))
-    return {"id": id, "what": what, "value": value, "bar": f"{compare} {bar:,}", "ok": ok}
+    return {"id": id, "what": what, "value": value, "bar": f"{compare} {round(bar, 4):,}", "ok": ok}
 
 
 def mean_of(runs: Sequence[Mapping[str, Any]], figure: str) -> float:

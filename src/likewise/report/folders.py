@@ -112,7 +112,7 @@ def embeddings_of(selection: Path, meta: dict[str, Any]) -> Path | None:
     said = meta.get("embeddings")
     if not isinstance(said, str) or not said:
         return None
-    for path in (Path(said), selection / said, selection.parent / said):
+    for path in (selection / said, selection.parent / said, Path(said)):
         if path.is_dir():
             return path
     return None

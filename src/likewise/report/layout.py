@@ -34,7 +34,7 @@ def flat_map(x: np.ndarray) -> tuple[np.ndarray, str]:
     t-SNE on the cosine distance, started from the two leading principal components, with a fixed seed; the
     components themselves for fewer than 30 rows, or where all rows are (nearly) the same.
     """
-    length = np.linalg.norm(x, axis=1, keepdims=True)
+    length = np.linalg.norm(x.astype(np.float64), axis=1, keepdims=True)
     unit = (x / np.where(length > 0, length, 1)).astype(np.float64)
     principal = _principal(unit - unit.sum(axis=0) / max(len(unit), 1), 50)
     places, way = principal[:, :2], "PCA"

@@ -189,16 +189,15 @@ def qualities(picks: Sequence[Picks]) -> dict[str, Any] | None:
 
 
 def source_of(picks: Picks, vectors: Sequence[Vectors]) -> Vectors | None:
-    """The embeddings that a selection speaks of: by the folder it names, else by its ids and paths."""
-    named = embeddings_of(picks.path, picks.meta)
-    for one in vectors:
+    """The embeddings that a selection speaks of: those with its ids and paths, in the folder it names before others."""
+    named, pairs = embeddings_of(picks.path, picks.meta), list(zip(picks.ids, picks.paths, strict=True))
+    fitting = [
+        one for one in vectors if all(0 <= i < one.n_images and path in ("", one.all_paths[i]) for i, path in pairs)
+    ]
+    for one in fitting:
         if named is not None and one.path.resolve() == named.resolve():
             return one
-    for one in vectors:
-        pairs = list(zip(picks.ids, picks.paths, strict=True))
-        if pairs and all(0 <= i < one.n_images and path in ("", one.all_paths[i]) for i, path in pairs):
-            return one
-    return None
+    return fitting[0] if fitting and pairs else None
 
 
 def _chart(

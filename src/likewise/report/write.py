@@ -43,7 +43,7 @@ def write_report(folders: Sequence[Path], out: Path, *, title: str | None = None
         "report": str(out),
         "images": context["n_images"],
         "seconds": time.perf_counter() - start,
-        "bytes": len(html.encode()),
+        "bytes": out.stat().st_size,
     }
 
 

@@ -6,11 +6,14 @@ from pathlib import Path
 
 from PIL import Image
 
+from likewise.draws import word
 from likewise.errors import DataError
 from likewise.files import write, write_bytes
 from likewise.images.decode import MAX_PIXELS, Unusable, to_image
 from likewise.images.scan import locate
-from likewise.images.sources import Files
+from likewise.images.sources import Files, content_of
+
+MANY = 100_000  # copies of one image, at most, that are told from others
 
 
 class Originals:
@@ -31,6 +34,18 @@ class Originals:
             shutil.copystat(self.listing.files[i], target)
         else:
             write_bytes(target, self.listing.read(i))
+
+    def differs(self, path: str, key: int) -> bool:
+        """Whether the image there now is another than that with this key. Copies of an image have keys of their own."""
+        i, listing = self._find(path), self.listing
+        try:
+            if isinstance(listing, Files):
+                content = content_of(listing.read(i))
+            else:
+                content = listing.load(i, None, MAX_PIXELS)[0]
+        except (OSError, ValueError, Unusable) as error:
+            raise DataError(f"{path}: cannot be read ({error})") from None
+        return key != content and all(word(content, "copy", n) != key for n in range(1, min(len(self.place), MANY)))
 
     @property
     def suffix(self) -> str:

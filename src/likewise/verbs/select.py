@@ -101,7 +101,7 @@ def choose(
     if originals is not None and link_to is not None and not originals.linkable:
         raise UsageError(f"--link-to {link_to}: the images of {where} are no files of their own; expected --copy-to")
     if finished is not None:
-        _bring(originals, paths, finished, copy_to, link_to)
+        _bring(originals, x, paths, finished, copy_to, link_to)
         return _answer(out, finished, budget)
     _check_places(copy_to, link_to)
     given: dict[str, Any] = {
@@ -130,8 +130,8 @@ def choose(
     saved.save(folder, paths)
     (folder / STATE).unlink(missing_ok=True)
     if originals is not None and paths is not None:
-        _save_thumbs(originals, [(int(i), paths[i]) for i in saved.indices[:N_THUMBS]], folder / "thumbs")
-    _bring(originals, paths, saved, copy_to, link_to)
+        _save_thumbs(originals, x, [(int(i), paths[i]) for i in saved.indices[:N_THUMBS]], folder / "thumbs")
+    _bring(originals, x, paths, saved, copy_to, link_to)
     return _answer(folder, saved, budget)
 
 
@@ -142,11 +142,19 @@ def _check_places(copy_to: Path | None, link_to: Path | None) -> None:
 
 
 def _bring(
-    originals: Originals | None, paths: list[str] | None, picks: Selection, copy_to: Path | None, link_to: Path | None
+    originals: Originals | None,
+    x: Any,
+    paths: list[str] | None,
+    picks: Selection,
+    copy_to: Path | None,
+    link_to: Path | None,
 ) -> None:
     """Copy the picked files, or link to them, named by rank; those that are there from a first try are left alone."""
-    if originals is None or paths is None:
+    if originals is None or paths is None or (copy_to is None and link_to is None):
         return
+    for i in picks.indices:
+        if isinstance(x, Embeddings) and originals.differs(paths[i], int(x.keys[i])):
+            raise DataError(f"{originals.data}: its {paths[i]} is not the image that was selected; expected its --data")
     width = len(str(len(picks)))
     named = {f"{r:0{width}d}-{Path(paths[i]).name}{originals.suffix}": paths[i] for r, i in enumerate(picks.indices)}
     for folder, argument, place in ((copy_to, "--copy-to", originals.copy), (link_to, "--link-to", originals.link)):
@@ -296,11 +304,13 @@ def _labels(labels: str, x: Any, paths: list[str] | None) -> np.ndarray:
     return read_labels(labels, paths)[0]
 
 
-def _save_thumbs(originals: Originals, picked: list[tuple[int, str]], folder: Path) -> None:
+def _save_thumbs(originals: Originals, x: Any, picked: list[tuple[int, str]], folder: Path) -> None:
     """Small pictures of the first picks, named by id as those of embeddings are."""
     folder.mkdir()
     for i, path in picked:
         with suppress(DataError):  # the data may have changed since; then there is nothing to show
+            if isinstance(x, Embeddings) and originals.differs(path, int(x.keys[i])):
+                break
             picture = originals.image(path)
             picture.thumbnail((4 * THUMB_SIDE, THUMB_SIDE))
             picture.save(folder / f"{i:06d}.webp", quality=80)

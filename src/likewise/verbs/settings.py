@@ -58,7 +58,8 @@ def make_plan(settings: Mapping[str, Any], default_size: int) -> Plan:
     encoder = asked.pop("encoder", None)
     if encoder is not None and not isinstance(encoder, nn.Module):
         encoder = typed("encoder", encoder, str)
-    encoder = encoder or ("vit-nano" if "a ViT encoder" in made.needs else "convnet")
+    if encoder is None:
+        encoder = "vit-nano" if "a ViT encoder" in made.needs else "convnet"
     views = typed("views", asked.pop("views", made.default_views), str)
     size = checked_size(asked.pop("size", default_size))
     config = recipe(made)
