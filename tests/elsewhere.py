@@ -27,6 +27,8 @@ class _Backend:
     is_initialized = staticmethod(lambda: True)
     _is_in_bad_fork = staticmethod(lambda: False)
     manual_seed_all = staticmethod(lambda seed: None)
+    get_rng_state = staticmethod(lambda device=0: torch.empty(0, dtype=torch.uint8))
+    set_rng_state = staticmethod(lambda state, device=0: None)
     get_amp_supported_dtype = staticmethod(lambda: [torch.bfloat16])
 
 
