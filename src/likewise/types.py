@@ -59,6 +59,11 @@ def in_eval_mode(module: nn.Module) -> Iterator[None]:
             part.training = mode
 
 
+def device_of(module: nn.Module) -> torch.device:
+    """Where the weights of a module lie."""
+    return next((value.device for value in (*module.parameters(), *module.buffers())), torch.device("cpu"))
+
+
 @dataclass(frozen=True)
 class DataInfo:
     """All that a method may know of the data."""

@@ -21,7 +21,7 @@ from torch import Tensor
 from likewise.coresets.blocks import MEMORY, TIE, Rows, check, parts, rounding, spans, unit
 from likewise.coresets.checkpoint import Checkpoint
 from likewise.coresets.clusters import cluster, members
-from likewise.coresets.greedy import Gains, Ids, maximise
+from likewise.coresets.greedy import Gains, Ids, check_epsilon, maximise
 from likewise.coresets.pairs import Pairs
 from likewise.coresets.swaps import check_memory, refine
 from likewise.errors import UsageError
@@ -50,12 +50,11 @@ def facility_location(
     """Pick `budget` images that represent all others best, by cosine similarity.
 
     `maximiser`: lazy, naive (the same picks, slower), stochastic or threshold (`epsilon` from the best; stochastic
-    draws from `seed`). `swaps=1` exchanges picks for other images until no exchange helps, or 20 passes
-    are made: better, but no longer in an
-    order whose prefixes are good; each further round starts anew from a part of the best picks so far. `gains` are the
-    rises of F: with nothing `chosen` before, they add up to F(S). `weights` are the numbers of images that each pick
-    represents (those not as close to an earlier pick or to a chosen one), itself included: they add up to n when
-    nothing was chosen, but for images of cells without a pick.
+    draws from `seed`). `swaps=1` exchanges picks for other images until no exchange helps, or 20 passes are made:
+    better, but no longer in an order whose prefixes are good; each further round starts anew from a part of the best
+    picks so far. `gains` are the rises of F: with nothing `chosen` before, they add up to F(S). `weights` are the
+    numbers of images that each pick represents (those not as close to an earlier pick or to a chosen one), itself
+    included: they add up to n when nothing was chosen, but for images of cells without a pick.
 
     With more than one of `cells` (default: one up to 60,000 images, then one for about 4,096), images look for
     relatives only in their own k-means cell (drawn by `seed` and `keys`); see `_by_cells`. `meta["approximation"]` then
@@ -68,8 +67,7 @@ def facility_location(
         raise UsageError(f"swaps={swaps}: must be 0 or a number of rounds")
     if n_cells < 1:
         raise UsageError(f"cells={cells}: must be at least 1")
-    if not 0 < epsilon < 1:
-        raise UsageError(f"epsilon={epsilon}: must be between 0 and 1")
+    check_epsilon(epsilon)
     if n_cells > 1:
         if swaps or maximiser != "lazy":
             raise UsageError(f"cells={n_cells}: goes with maximiser=lazy and without swaps only; cells=1 with all")

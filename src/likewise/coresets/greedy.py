@@ -77,13 +77,17 @@ def maximise(
     if maximiser not in MAXIMISERS:
         known = ", ".join(sorted(MAXIMISERS))
         raise UsageError(f"maximiser {maximiser!r} is unknown{did_you_mean(maximiser, MAXIMISERS)}; known: {known}")
-    if not 0 < epsilon < 1:
-        raise UsageError(f"epsilon={epsilon}: must be between 0 and 1")
+    check_epsilon(epsilon)
     with contextlib.ExitStack() as stack:
         show = show or stack.enter_context(bar("select", budget)).update
         state = Picks(objective, budget, taken, show, checkpoint)
         MAXIMISERS[maximiser](state, epsilon, seed)
     return np.array(state.picks, dtype=np.int64), np.array(state.rises)
+
+
+def check_epsilon(epsilon: float) -> None:
+    if not 0 < epsilon < 1:
+        raise UsageError(f"epsilon={epsilon}: must be between 0 and 1")
 
 
 class Picks:

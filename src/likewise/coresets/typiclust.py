@@ -35,8 +35,8 @@ def typiclust(
 
     There are as many clusters as picks and images `chosen` already, at most `max_clusters`; then clusters take turns.
     The number of clusters follows the budget, so up to `max_clusters` a prefix is not what a smaller budget gives.
-    `gains` are the typicalities, 1 / (1e-5 + mean distance to the nearest in the cluster: 20,
-    or half of a smaller cluster).
+    `gains` are the typicalities, 1 / (1e-5 + mean distance to the nearest in the cluster: 20, or half of a
+    smaller cluster).
     """
     n = len(x)
     chosen = check(n, budget, chosen)

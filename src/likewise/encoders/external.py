@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from likewise.encoders.normalise import Normalise
 from likewise.errors import UsageError
-from likewise.types import DataInfo, Encoder, Images, in_eval_mode
+from likewise.types import DataInfo, Encoder, Images, device_of, in_eval_mode
 
 
 class External(Encoder):
@@ -44,11 +44,6 @@ class External(Encoder):
 
     def forward(self, images: Images) -> Float[Tensor, "b dim"]:
         return self.module(self.normalise(images)).flatten(1)
-
-
-def device_of(module: nn.Module) -> torch.device:
-    """Where the weights of a module lie."""
-    return next((value.device for value in (*module.parameters(), *module.buffers())), torch.device("cpu"))
 
 
 def attempt(module: nn.Module, channels: int, side: int, failed: str) -> Any:

@@ -279,11 +279,13 @@ def _labels(labels: Any, listing: Files | Items, data: Any) -> Labels | None:
             raise UsageError(f"labels={labels}: these images are in no folders; expected an array of integers")
     if labels is not None:
         return read_labels(labels, listing.paths)
-    if isinstance(listing, Items):
-        if listing.labels is None or listing.classes is not None:
-            return None if listing.labels is None else (listing.labels, listing.classes or [])
+    if listing.labels is None:
+        return None
+    if isinstance(listing, Files):
+        return from_names(listing.labels)
+    if listing.classes is None:
         return from_numbers(listing.labels, f"{listing.name}, labels")
-    return None if listing.labels is None else from_names(listing.labels)
+    return listing.labels, listing.classes
 
 
 def _array(ids: Ids, n: int) -> Int[np.ndarray, " m"]:

@@ -13,12 +13,11 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from likewise.encoders.external import device_of
 from likewise.encoders.vit import ViT
 from likewise.errors import UsageError
 from likewise.methods.base import Method
 from likewise.methods.parts import full_precision, mean_row
-from likewise.types import Batch, DataInfo, Encoder, Images, Step, TrainConfig, in_eval_mode
+from likewise.types import Batch, DataInfo, Encoder, Images, Step, TrainConfig, device_of, in_eval_mode
 from likewise.views import View
 
 BIN = 10.0  # in units of Lab, where a and b run from about -110 to 110

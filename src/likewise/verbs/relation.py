@@ -8,6 +8,7 @@ import torch
 from likewise.embedding import features
 from likewise.encoders import Pixels
 from likewise.errors import DataError, UsageError
+from likewise.files import read_array
 from likewise.images import ImageSet
 from likewise.relations import Relation, from_labels, from_neighbours, nearest, read_pairs
 from likewise.types import Embeddings
@@ -35,8 +36,8 @@ def make_relation(words: str, images: ImageSet, size: int) -> Relation:
         return from_neighbours(nearest(torch.from_numpy(features(Pixels(images.info(size)), images, size)), int(k)))
     if where.endswith(".npy"):
         try:
-            x = np.load(where, allow_pickle=False).astype(np.float32)
-        except (OSError, ValueError, EOFError) as error:
+            x = read_array(Path(where)).astype(np.float32)
+        except (DataError, ValueError) as error:
             raise DataError(f"relation={words}: is not an array of numbers that can be read ({error})") from None
     else:
         x = Embeddings.load(Path(where)).x

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from likewise.errors import UsageError
 from likewise.evaluation.matching.regions import opencv
 from likewise.images.imageset import as_channels
-from likewise.types import Encoder, Images, in_eval_mode
+from likewise.types import Encoder, Images, device_of, in_eval_mode
 
 Vectors = Float[Tensor, "n d"]
 Describe = Callable[[Images], dict[str, Vectors]]
@@ -56,8 +56,7 @@ def layers(
 
     @torch.inference_mode()
     def describe(images: Images) -> dict[str, Vectors]:
-        device = next((value.device for value in (*encoder.parameters(), *encoder.buffers())), torch.device("cpu"))
-        x = fit_channels(images, channels).to(device)
+        x = fit_channels(images, channels).to(device_of(encoder))
         with in_eval_mode(encoder):
             maps = dense(x) if dense is not None and set(only) != {"output"} else []
             said = encoder(x).float().cpu() if whole else None
