@@ -1,6 +1,7 @@
 """The command line as people use it: answers, one-line errors, exit codes."""
 
 import errno
+import importlib
 import json
 import os
 import shutil
@@ -9,7 +10,7 @@ import subprocess
 import sys
 import time
 import zipfile
-from functools import partial
+from functools import partial, wraps
 from pathlib import Path
 from typing import Any
 
@@ -624,11 +625,53 @@ def test_demo_learns(tmp_path: Path) -> None:
     assert Path(result["report"]).stat().st_size > 100_000
 
 
-def test_the_seed_of_evaluate_arrives(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("command", "place", "given", "arrives"),
+    [
+        ("evaluate pixels x", "likewise.verbs.evaluate.evaluate", "--seed 7", {"seed": 7}),
+        (
+            "select emb --out o",
+            "likewise.verbs.select.choose",
+            "--chosen c --target t --scores s --labels l --memory 1GB --seed 7 --link-to k --data d",
+            {"chosen": Path("c"), "target": Path("t"), "scores": Path("s"), "labels": "l", "memory": "1GB", "seed": 7}
+            | {"link_to": Path("k"), "data": "d"},
+        ),
+        (
+            "pretrain x --out o",
+            "likewise.verbs.pretrain.pretrain",
+            "--threads 5 --save-every 9 --recipe r --minutes 3",
+            {"threads": 5, "save_every": "9", "recipe_file": Path("r"), "minutes": 3.0},
+        ),
+        ("scan x", "likewise.verbs.scan.scan", "--threads 5 --memory 1GB", {"threads": 5, "memory": "1GB"}),
+        ("report x --out o", "likewise.report.write_report", "--title T", {"title": "T"}),
+        ("match m p", "likewise.verbs.match.match", "--seed 7 --make-from d", {"seed": 7, "make_from": "d"}),
+        ("demo", "likewise.verbs.demo.demo", "--seed 7", {"seed": 7}),
+    ],
+)
+def test_options_arrive(
+    command: str, place: str, given: str, arrives: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module, name = place.rsplit(".", 1)
     asked: dict[str, Any] = {}
-    monkeypatch.setattr("likewise.verbs.evaluate.evaluate", lambda *_, **given: asked.update(given) or {})
-    CliRunner().invoke(app, ["evaluate", "pixels", "x", "--seed", "7", "--json"])
-    assert asked["seed"] == 7
+
+    @wraps(getattr(importlib.import_module(module), name))  # the command line reads its signature
+    def verb(*_: Any, **options: Any) -> dict[str, Any]:
+        asked.update(options)
+        return {}
+
+    monkeypatch.setattr(place, verb)
+    CliRunner().invoke(app, [*command.split(), *given.split(), "--json"])
+    assert {name: asked.get(name) for name in arrives} == arrives
+
+
+def test_what_a_verb_has_no_use_for_is_checked_all_the_same(tmp_path: Path) -> None:
+    answer("embed", "pixels", "digits", "--out", tmp_path / "emb", "--quiet")
+    assert "max_bad=foo: expected a share" in refusal(2, "evaluate", tmp_path / "emb", "--max-bad", "foo")
+    (tmp_path / "photos").mkdir()
+    for i in range(3):
+        Image.new("L", (9, 9), i).save(tmp_path / "photos" / f"{i}.png")
+    refused = refusal(3, "evaluate", "pixels", tmp_path / "photos", "--labels", "nope.csv")
+    assert "labels=nope.csv: cannot be read as a .csv" in refused
 
 
 def test_a_second_signal_stops_at_once() -> None:

@@ -624,6 +624,7 @@ def test_the_command_line(scenes, tmp_path, monkeypatch):
         (["pixels", str(tmp_path / "no")], 3, "no such folder"),
         (["pixels", str(scenes), "--side", "4"], 2, "side=4"),
         (["pixels", str(scenes), "--most", "0"], 2, "most=0"),
+        (["pixels", str(tmp_path / "made"), "--make-from", "digits", "--most", "0"], 2, "most=0"),
         (["pixels", str(scenes), "--descriptors", "surf"], 2, "descriptors='surf': unknown; expected sift, rgb"),
         (["pixels", str(scenes), "--descriptors", "layer2"], 2, "needs a model"),
         (["pixels", str(scenes), "--descriptors", "layers"], 2, "needs a model"),
@@ -633,6 +634,7 @@ def test_the_command_line(scenes, tmp_path, monkeypatch):
         assert run.exit_code == code, run.output
         assert words in run.stderr
         assert run.stderr.count("\n") == 1
+    assert not (tmp_path / "made").exists()
     np.savetxt(scenes / "bark" / "H1to2p", np.zeros((3, 3)))
     run = CliRunner().invoke(app, ["match", "pixels", str(scenes)])
     assert run.exit_code == 3

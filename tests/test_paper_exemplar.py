@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -237,3 +238,40 @@ def test_a_set_without_a_split_is_split_by_class(budget):
 def test_equal_figures_meet_no_claim_of_more() -> None:
     rows = {name: {"accuracy": 0.51762} for name in ("small", "small, untrained", "pixels")}
     assert [check["ok"] for check in exemplar.claims({"main": {"some": rows}})] == [False, False]
+
+
+def claimed(good: bool) -> dict[str, bool]:
+    """Every claim of Exemplar-CNN, on figures just right of its bar, or just wrong of it."""
+    up = 0.01 if good else -0.01
+    baselines = {name: {"accuracy": 0.62} for name in ("small, untrained", "pixels")}
+    main = {"cifar10-400": {"small": {"accuracy": 0.62 + up}, **baselines}}
+    still = dict.fromkeys((f"moves_{curve}" for curve in exemplar.INVARIANCES), 0.5)
+    without = dict.fromkeys(exemplar.OFF, still) | {"nothing": dict.fromkeys(still, 0.5 - up)}
+    studies = {"without": without, "training": {"before": still}}
+
+    def rows(ap: dict[str, float], changes: tuple[str, ...]) -> list[dict[str, Any]]:
+        def gain(descriptor: str, change: str) -> float:
+            if not descriptor.startswith("exemplar on"):
+                return 0.0
+            return up if change == "blur" else up - 0.02
+
+        return [
+            {"scene": change, "image": "img2", "change": change, "descriptor": name, "ap": value + gain(name, change)}
+            for change in changes
+            for name, value in ap.items()
+        ]
+
+    nets = ("exemplar", "exemplar on blur")
+    ap = {"rgb": 0.5} | {f"{net} layer1": 0.3 for net in nets} | {f"{net} layer2": 0.5 + up for net in nets}
+    real = ap if good else {**ap, "exemplar layer1": 0.9}  # the layer is chosen on the made pairs alone
+    oxford, made = rows(real, ("viewpoint", "zoom + rotation", "blur")), rows(ap, ("blur", "light"))
+    matching = {"oxford": oxford, "made": made}
+    return {one["id"]: one["ok"] for one in exemplar.claims({"main": main, "studies": studies, "matching": matching})}
+
+
+def test_every_claim_of_exemplar_can_be_met_and_missed() -> None:
+    met, missed = claimed(True), claimed(False)
+    assert met.keys() == missed.keys()
+    assert len(met) == 2 + 1 + 2 * 5 + 3 + 2
+    assert all(met.values()), met
+    assert not any(missed.values()), missed

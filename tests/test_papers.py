@@ -363,3 +363,60 @@ def test_drlims_claims_follow_from_its_committed_figures() -> None:
     found = json.loads((Path(__file__).parents[1] / "docs/results/drlim/results.json").read_text())
     paper, beyond = {name: found[name] for name in ("i", "ii", "iii")}, {"demand": found["demand"]}
     assert drlim.claims(paper, beyond) == found["checks"]
+
+
+def test_bounds_belong_to_their_side() -> None:
+    assert check("a", "", 1, ">=", 1)["ok"]
+    assert check("a", "", 1, "<=", 1)["ok"]
+    assert not check("a", "", 1, ">", 1)["ok"]
+    assert not check("a", "", 1, "<", 1)["ok"]
+
+
+def test_lights_and_neighbours_of_a_pose_by_hand() -> None:
+    a, e, light = np.array([0, 0, 3, 2]), np.array([0, 0, 0, 1]), np.array([0, 1, 0, 0])  # 3 is next to 0; 2, 1 is not
+    x = np.array([[0.0, 0, 0], [1, 0, 0], [0, 4, 0], [0, 0, 100]])
+    found = measures.pose(x, a, e, light, 4, (np.zeros(3), np.eye(3)))
+    assert found["light_ratio"] == pytest.approx(1 / ((4 + 17**0.5) / 2))
+
+
+def test_the_lower_label_wins_among_equals() -> None:
+    x = np.arange(5.0)[:, None]
+    assert measures.vote(x, np.array([2, 2, 1, 1, 0]), np.array([[2.0]]), np.array([1])) == 1
+
+
+def test_groups_below_one_in_a_hundred_do_not_count() -> None:
+    groups = ((200, (0, 0)), (200, (3, 0)), (200, (0, 3)), (6, (9, 9)))
+    blobs = np.concatenate([dice.normal(size=(n, 2)) * 0.05 + place for n, place in groups])
+    assert measures.n_clusters(blobs) == measures.n_components(measures.neighbours_of(blobs)) == 3
+
+
+KIND = {"shift": np.arange(9) % 3, "rotation": np.arange(9) // 3}
+
+
+def test_spreads_are_of_copies_that_differ_by_one_transformation() -> None:
+    i, j = np.repeat(np.arange(8), 9), np.tile(np.arange(9), 8)
+    z = np.stack([100.0 * i, 10.0 * KIND["rotation"][j]], 1)
+    found = drlim.spreads(z, z, KIND)
+    assert found["shift spread"] == 0 < found["rotation spread"]
+
+
+def test_what_was_declared_is_undone() -> None:
+    upright = {"shift": 1, "rotation": 1}
+    assert drlim._with(KIND, "shift", upright, "rotation").tolist() == [1, 1, 1, 4, 4, 4, 7, 7, 7]
+    assert drlim._with(KIND, "rotation", upright, "shift").tolist() == [3, 4, 5] * 3
+
+
+def test_shifts_are_predicted_from_shifts_and_classes_from_classes() -> None:
+    y = np.arange(12) % 2
+    at, images = drlim.places(y), dice.integers(0, 256, (12, 28, 28)).astype(np.uint8)
+    for by, name, other in ((at.shift, "shift k-NN", "class k-NN"), (at.y, "class k-NN", "shift k-NN")):
+        z = by[:, None] * 10.0 + dice.normal(size=(60, 2))
+        found = drlim.judge_shifts(at, at, images, 0, z, z)
+        assert found[name] == 1 > found[other]
+
+
+@pytest.mark.data
+def test_digits_are_drawn_by_the_seed() -> None:
+    a, b = drlim.fours_and_nines(0), drlim.fours_and_nines(1)
+    assert not np.array_equal(a.train, b.train)
+    assert np.array_equal(np.sort(a.test.reshape(-1, 784), 0), np.sort(b.test.reshape(-1, 784), 0))

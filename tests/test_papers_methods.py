@@ -4,9 +4,11 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from likewise.errors import DataError, UsageError
+from likewise.errors import DataError, TrainingError, UsageError
+from likewise.images import open_images
 from likewise.methods import METHODS
 from likewise.papers import methods
 from likewise.papers.methods import BATCH, Table, margin, page, proofs, read
@@ -178,3 +180,46 @@ def test_a_little_less_than_three_standard_errors_is_no_proof() -> None:
     (found,) = proofs([line("untrained", 0.5), line("simclr", 0.5209)])
     assert 2.95 < found["value"] < 3
     assert not found["ok"]
+
+
+@pytest.mark.parametrize("method", ["simclr", "byol", "supervised"])
+def test_a_row_is_trained_as_its_table_says(method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+
+    def pretrain(images, **settings):
+        asked.append((images, settings))
+        raise TrainingError("enough")
+
+    monkeypatch.setattr(methods, "pretrain", pretrain)
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 32, 32, 3), dtype=np.uint8)
+    images = open_images(pixels, labels=np.arange(8) % 2)
+    assert methods.one(tmp_path, "cifar10-convnet", method, 3, images, images)["failed"] == "enough"
+    ((seen, settings),) = asked
+    assert settings["seed"] == 3
+    assert settings["steps"] == 500_000 // 256
+    assert (seen.labels is None) == (method != "supervised")
+    if method != "supervised":
+        assert (settings["views"], settings["blur"], settings["min_scale"]) == ("strong", 0.0, 0.2)
+
+
+def test_probes_learn_from_so_many_and_untrained_weights_are_of_the_seed(tmp_path: Path, monkeypatch) -> None:
+    seen: list[Any] = []
+
+    def evaluate(encoder, train, **_):
+        seen.append((len(train), next(encoder.parameters()).detach().clone()))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(methods, "evaluate", evaluate)
+    monkeypatch.setitem(methods.TABLES, "t", methods.Table("digits", 8, 256, {"encoder": "convnet", "width": 8}, 5))
+    images = open_images(np.random.default_rng(0).integers(0, 256, (9, 8, 8), dtype=np.uint8), labels=np.arange(9) % 2)
+    for seed in (0, 1):
+        with pytest.raises(KeyboardInterrupt):
+            methods.one(tmp_path, "t", "untrained", seed, images, images)
+    assert [n for n, _ in seen] == [5, 5]
+    assert not seen[0][1].equal(seen[1][1])
+
+
+def test_a_method_that_failed_once_is_not_proven() -> None:
+    line = {"table": "mnist-quick", "seed": 0, "test": 10_000}
+    lines = [{**line, "method": "untrained", "linear": 0.5}, {**line, "method": "simclr", "linear": 0.6}]
+    assert methods.proofs([*lines, {**line, "method": "simclr", "seed": 1, "failed": "collapsed"}]) == []

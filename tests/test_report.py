@@ -435,6 +435,48 @@ def test_curves_and_evaluations_are_of_other_images_and_not_drawn_together(tmp_p
     assert "training images alone" in knn["note"]
 
 
+@pytest.mark.parametrize(
+    ("status", "done"),
+    [
+        ({"state": "finished", "steps": 30, "step": 30}, "30"),
+        ({"state": "finished", "steps": 30}, "30"),
+        ({"state": "stopped", "steps": 90, "step": 30}, "30 of 90"),
+        ({"state": "running", "steps": 90, "step": 10}, "30 of 90"),  # killed: its metrics go further
+        ({}, "30"),
+    ],
+)
+def test_steps_are_those_that_were_done(tmp_path: Path, status: dict[str, Any], done: str) -> None:
+    runs, _, _ = read_folders([make_run(tmp_path / "run", **{"status.json": json.dumps(status)})])
+    assert dict(verdict.key_figures(runs))["Steps"] == [done]
+
+
+def test_a_folder_by_two_names_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = make_run(tmp_path / "run")
+    (tmp_path / "link").symlink_to(run)
+    monkeypatch.chdir(tmp_path)
+    (read,), _, _ = read_folders([Path("run"), Path("../") / tmp_path.name / "run", run, Path("link")])
+    assert read.name == "run"
+
+
+def test_a_selection_that_was_moved_with_its_embeddings_finds_them(tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    embeddings = make_embeddings(tmp_path / "there" / "emb", *clusters())
+    make_selection(tmp_path / "there" / "sel", [3, 0, 10], embeddings)
+    (tmp_path / "there").rename(tmp_path / "here")
+    _, vectors, picks = read_folders([tmp_path / "here" / "sel"])
+    assert [one.path for one in vectors] == [tmp_path / "here" / "emb"]
+    assert sections.source_of(picks[0], vectors) is vectors[0]
+
+
+def test_gains_are_drawn_to_the_last(tmp_path: Path) -> None:
+    embeddings = make_embeddings(tmp_path / "emb", np.random.default_rng(0).normal(size=(900, 4)))
+    _, vectors, picks = read_folders([make_selection(tmp_path / "sel", range(900), embeddings)])
+    points = sections.coreset(picks[0], vectors[0], sections.Thumbs())["gains"]["series"][0]["points"]
+    assert points[0] == [1, 1]
+    assert points[-1] == [900, 1 / 900]
+    assert len(points) <= 402
+
+
 def test_coresets_are_compared_with_those_of_their_size(tmp_path: Path) -> None:
     folders = []
     for name, ids, radius in (("a", range(10), 0.5), ("b", range(10), 0.6), ("c", range(30), 0.2), ("d", [0], 0.9)):

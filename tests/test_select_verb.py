@@ -401,14 +401,50 @@ def test_copies_are_of_the_images_that_were_selected(tmp_path, monkeypatch):
     likewise.embed(encoder, "photos", size=8, out="emb")
     made = choose(Path("emb"), Path("sel"), method="k-center", budget=9, copy_to=Path("copies"))
     assert made["n"] == len(list(Path("copies").iterdir())) == 9
-    monkeypatch.chdir(tmp_path / "b")
-    with pytest.raises(DataError, match=r"photos: its .* is not the image that was selected"):
+    monkeypatch.chdir(tmp_path / "b")  # where the recorded data is found all the same
+    choose(Path("../a/emb"), Path("right"), method="k-center", budget=3, copy_to=Path("right-copies"))
+    originals = {file.read_bytes() for file in (tmp_path / "a/photos").iterdir()}
+    assert {file.read_bytes() for file in Path("right-copies").iterdir()} <= originals
+    meta = json.loads((tmp_path / "a/emb/meta.json").read_text())
+    (tmp_path / "a/emb/meta.json").write_text(json.dumps({**meta, "data": "photos"}))  # as it was once written
+    with pytest.raises(DataError, match=r"photos: its .* is not the image that was embedded"):
         choose(Path("../a/emb"), Path("sel"), method="k-center", budget=3, copy_to=Path("copies"))
     assert not list(Path("sel/thumbs").iterdir())
+    for wrong, words in (("photos", "is not the image that was embedded"), ("nope", "no such file or folder")):
+        with pytest.raises(DataError, match=words):  # whether or not copies are asked for, before any work
+            choose(Path("../a/emb"), Path("other"), budget=3, data=wrong)
+    assert not Path("other").exists()
     (tmp_path / "b/photos/0.png").rename(tmp_path / "b/photos/z.png")
     likewise.embed(encoder, "photos", size=8, out="emb")
     _, vectors, picks = read_folders([Path("emb"), Path("../a/sel")])
     assert source_of(picks[0], [one for one in vectors if one.path.resolve() == (tmp_path / "b/emb").resolve()]) is None
+
+
+def test_a_name_that_is_too_long_with_its_rank_is_cut(tmp_path):
+    rng = np.random.default_rng(0)
+    names = ["a" * 251 + ".png", "\u00e9" * 125 + ".png", "b.png"]  # 255, 254 and 5 bytes
+    (tmp_path / "photos").mkdir()
+    for name in names:
+        Image.fromarray(rng.integers(0, 256, (9, 9, 3), dtype=np.uint8)).save(tmp_path / "photos" / name)
+    emb = embedded(tmp_path / "photos", tmp_path / "emb")
+    for way in ("copy_to", "link_to"):
+        choose(emb, tmp_path / f"sel-{way}", method="k-center", budget=3, **{way: tmp_path / way})
+        brought = sorted(file.name for file in (tmp_path / way).iterdir())
+        ranked = [Path(row["path"]).name for row in picked(tmp_path / f"sel-{way}")]
+        assert [(name[0], name[2]) for name in brought] == [(str(r), name[0]) for r, name in enumerate(ranked)]
+        assert all(name.endswith(".png") for name in brought)
+        assert sorted(len(os.fsencode(name)) for name in brought) == [7, 254, 255]
+        with Image.open(tmp_path / way / brought[0]) as image:
+            assert image.size == (9, 9)
+
+
+def test_copies_and_links_go_to_places_of_their_own(photos, tmp_path):
+    emb = embedded(photos, tmp_path / "emb")
+    with pytest.raises(UsageError, match=r"--link-to .*x: is where the copies go"):
+        choose(emb, tmp_path / "sel", budget=3, copy_to=tmp_path / "x", link_to=tmp_path / "x")
+    assert not (tmp_path / "sel").exists()
+    choose(emb, tmp_path / "sel", budget=3, copy_to=tmp_path / "x", link_to=tmp_path / "y")
+    assert [file.is_symlink() for place in "xy" for file in (tmp_path / place).iterdir()] == [False] * 3 + [True] * 3
 
 
 def test_what_likewise_made_is_no_data(tmp_path):

@@ -18,6 +18,7 @@ from likewise.encoders import build
 from likewise.errors import DataError, UsageError
 from likewise.files import new_folder, read_json, write_bytes, write_json, write_text
 from likewise.images import ImageSet, open_images
+from likewise.images.scan import lasting
 from likewise.memory import keep_freed_memory
 from likewise.progress import bar
 from likewise.types import DataInfo, Embeddings, Encoder, in_eval_mode, usable_device
@@ -95,7 +96,7 @@ def embed(
     seconds = time.perf_counter() - started
     meta = {
         **(about or {}),
-        "data": images.name,
+        "data": lasting(images.name),
         "size": size,
         "encoder_hash": weights_hash(encoder),
         "images_hash": images_hash(images.keys),

@@ -18,7 +18,7 @@ MARK = ".likewise"  # the file that says which kind of folder likewise made
 
 def write(path: Path, fill: Callable[[IO[bytes]], object]) -> None:
     """Let `fill` write the bytes of `path`; a reader sees the old file or the whole new one."""
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name[:40]}.", dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as file:
             fill(file)

@@ -59,7 +59,7 @@ def _from_folders(paths: Sequence[str]) -> Labels:
 
 
 def _from_csv(file: Path, paths: Sequence[str]) -> Labels:
-    rows = read_csv(file, ("path", "label"))
+    rows = read_csv(file, ("path", "label"), "labels=")
     given: dict[str, str] = {}
     for row in rows:
         path, label = row["path"].removeprefix("./"), row["label"].strip()

@@ -1,5 +1,6 @@
 """Every image is read once: hashed, decoded, kept, or quarantined with its reason."""
 
+import os
 import warnings
 from array import array
 from collections import Counter, deque
@@ -93,6 +94,12 @@ def locate(data: Any, name: str | None = None) -> Files | Items:
     if isinstance(data, str) and data.partition(":")[0] in DATASETS:
         return named(data) if name is None else replace(named(data), name=name)
     return find(data, name)
+
+
+def lasting(name: str) -> str:
+    """The name of DATA as it is to be written down: of a file or folder the absolute path, which holds anywhere."""
+    named_set = name.partition(":")[0] in DATASETS
+    return name if named_set or not os.path.exists(name) else os.path.abspath(name)
 
 
 def read_all(

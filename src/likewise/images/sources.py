@@ -272,17 +272,17 @@ def _list(path: Path, name: str) -> Files:
     return _files(path.parent, [path.removeprefix("./") for path in paths], name, labels)
 
 
-def read_csv(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
-    """The rows of a .csv that must have these columns; "" where a row ends before one."""
+def read_csv(path: Path, columns: Sequence[str], what: str = "") -> list[dict[str, str]]:
+    """The rows of a .csv that must have these columns; "" where a row ends before one. Errors begin with `what`."""
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file, restval="")
             rows, header = list(reader), reader.fieldnames or []
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{path}: cannot be read as a .csv ({error})") from None
+        raise DataError(f"{what}{path}: cannot be read as a .csv ({error})") from None
     for column in columns:
         if column not in header:
-            raise DataError(f"{path}: has the columns {', '.join(header) or 'none'}; expected one named {column}")
+            raise DataError(f"{what}{path}: has the columns {', '.join(header) or 'none'}; expected one named {column}")
     return rows
 
 

@@ -81,14 +81,15 @@ def read_folders(folders: Sequence[Path]) -> tuple[list[Run], list[Vectors], lis
     """Read each folder once, by its kind; a DataError names the one that is none of the three."""
     if not folders:
         raise DataError("report: no folder given; expected runs, embeddings or selections")
-    paths = list(dict.fromkeys(Path(folder) for folder in folders))
-    known = {path.resolve() for path in paths}
-    for path in tuple(paths):  # a selection brings the embeddings it was made from
+    known: dict[Path, Path] = {}
+    for folder in folders:
+        known.setdefault(Path(folder).resolve(), Path(folder))
+    for path in tuple(known.values()):  # a selection brings the embeddings it was made from
         if (path / "selection.csv").is_file() and not (path / "x.npy").is_file():
             source = embeddings_of(path, _object(path / "selection.json"))
-            if source is not None and source.resolve() not in known and (source / "x.npy").is_file():
-                known.add(source.resolve())
-                paths.append(source.resolve())
+            if source is not None and (source / "x.npy").is_file():
+                known.setdefault(source.resolve(), source.resolve())
+    paths = list(known.values())
     runs, vectors, picks = [], [], []
     for path, name in zip(paths, short_names(paths), strict=True):
         if not path.is_dir():
@@ -112,7 +113,8 @@ def embeddings_of(selection: Path, meta: dict[str, Any]) -> Path | None:
     said = meta.get("embeddings")
     if not isinstance(said, str) or not said:
         return None
-    for path in (selection / said, selection.parent / said, Path(said)):
+    moved = selection.parent / Path(said).name
+    for path in (selection / said, selection.parent / said, Path(said), moved):
         if path.is_dir():
             return path
     return None

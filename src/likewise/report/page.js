@@ -217,12 +217,15 @@
         const [ox, oy] = place(i), along = (ox - x) * dx + (oy - y) * dy, aside = Math.abs((ox - x) * dy - (oy - y) * dx);
         if (i !== at && along > 0.5 && along >= aside && along + 2 * aside < least) [best, least] = [i, along + 2 * aside];
       }
-      if (best < 0) return;
-      show(best);
-      const [bx, by] = place(best);
-      if (bx < 0 || by < 0 || bx > width || by > height) [view.x, view.y] = map.places[best];
+      if (best >= 0) visit(best);
+    };
+    const visit = (i) => {
+      show(i);
+      const [x, y] = place(i);
+      if (x < 0 || y < 0 || x > width || y > height) [view.x, view.y] = map.places[i];
       hold();
     };
+    const turn = (by) => visit(at < 0 ? 0 : (at + by + n) % n);  // in the set's order: arrows miss what lies on one place
     const point = (event) => {
       const box = canvas.getBoundingClientRect();
       return [event.clientX - box.left, event.clientY - box.top];
@@ -260,6 +263,7 @@
     canvas.addEventListener("keydown", (event) => {
       const act = {
         ArrowLeft: () => step(-1, 0), ArrowRight: () => step(1, 0), ArrowUp: () => step(0, -1), ArrowDown: () => step(0, 1),
+        n: () => turn(1), p: () => turn(-1),
         "+": () => zoom(1.5, ...centre()), "=": () => zoom(1.5, ...centre()), "-": () => zoom(1 / 1.5, ...centre()), 0: whole, Escape: () => canvas.blur(),
       }[event.key];
       if (!act || event.ctrlKey || event.metaKey || event.altKey) return;

@@ -135,7 +135,7 @@ def coreset(picks: Picks, source: Vectors | None, thumbs: Thumbs) -> dict[str, A
     chart = _chart(
         "Gain of each pick",
         f"What each further image adds, in pick order{', on a logarithmic scale' if log else ''}.",
-        [{"name": "gain", "points": evenly(points, N_POINTS)}],
+        [{"name": "gain", "points": [*evenly(points[:-1], N_POINTS), *points[-1:]]}],
         x="pick",
         zero=True,
         log=log,

@@ -124,7 +124,7 @@ def key_figures(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:
         ("Method", [_setting(run, "method") for run in runs]),
         ("Encoder", [_setting(run, "encoder") for run in runs]),
         ("Images", [count(_first(run, "images", run.scan.get("images"))) for run in runs]),
-        ("Steps", [count(_first(run, "steps", _last(run, "step"))) for run in runs]),
+        ("Steps", [_steps(run) for run in runs]),
         ("Epochs", [number(_first(run, "epochs", _last(run, "epoch"))) for run in runs]),
         ("Training time", [duration(run.status.get("seconds")) for run in runs]),
         (
@@ -312,6 +312,15 @@ def _first(run: Run, key: str, otherwise: Any) -> Any:
 
 def _last(run: Run, key: str) -> Any:
     return next((row[key] for row in reversed(run.metrics) if row.get(key) is not None), None)
+
+
+def _steps(run: Run) -> str:
+    """How many were done, and of how many where that is not all: a run that was killed has only its metrics to tell."""
+    said, last, of = run.status.get("step"), _last(run, "step"), _first(run, "steps", run.config.get("steps"))
+    known = [said] if _is_number(said) else []
+    known += [last + 1] if _is_number(last) else []
+    done = max(known) if known else of
+    return count(done) + (f" of {count(of)}" if _is_number(of) and _is_number(done) and done < of else "")
 
 
 def _rank(run: Run) -> Any:

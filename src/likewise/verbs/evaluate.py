@@ -17,7 +17,7 @@ from likewise.errors import DataError, LikewiseError, UsageError
 from likewise.evaluation import EVALUATIONS, LABEL_FREE, PROBES, WHOLE, alignment, describe
 from likewise.files import append_line
 from likewise.images import DATASETS, SPLITS, ImageSet, open_images
-from likewise.images.scan import contents_of
+from likewise.images.scan import contents_of, share
 from likewise.progress import say
 from likewise.types import Embeddings, Encoder, in_eval_mode, pick
 from likewise.verbs.settings import checked_size
@@ -62,6 +62,7 @@ def evaluate(
     is made, are the command line's. Raises UsageError, before any work, where a protocol lacks labels.
     """
     names = [] if protocols is None else _names(protocols)
+    share(max_bad)  # what embeddings have no use for is checked all the same
     if is_embeddings(model):
         given = (data, labels, test_labels, size)
         if any(one is not None for one in given) or not trained:

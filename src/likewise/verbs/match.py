@@ -10,6 +10,7 @@ from likewise.encoders import normaliser
 from likewise.errors import DataError, UsageError
 from likewise.evaluation.matching import (
     Describe,
+    check_patches,
     compare,
     layers,
     mean_average_precision,
@@ -64,6 +65,7 @@ def match(
     opencv()  # say what is missing before any work
     if resume and out is None:
         raise UsageError("--resume: needs --out, the folder to go on with")
+    check_patches(side, extent, most)
     describers, about = _describers(model, descriptors, trained, device)
     folder = Path(pairs)
     made = {} if make_from is None else {"made_from": getattr(make_from, "name", str(make_from)), "seed": seed}

@@ -37,6 +37,7 @@ from likewise.evaluation.verdict import describe
 from likewise.files import MARK, claim, new_folder, read_json, write_json, write_text
 from likewise.images import Ids, ImageSet, open_images
 from likewise.images import patches as draw_patches
+from likewise.images.scan import lasting
 from likewise.images.sources import told_others
 from likewise.memory import peak_memory_mb
 from likewise.methods import Method, find, reads_labels
@@ -148,7 +149,7 @@ def _begin(
             write_json(out / "scan.json", scan_summary(images))
             _save_views(out, method, images, settled.config)
             source = images.name.rpartition(", ")[0] if n_patches else images.name  # without ", so many patches of .."
-            resolved = {**settled.flat(), "data": source, "patches": n_patches, "n_images": len(images)}
+            resolved = {**settled.flat(), "data": lasting(source), "patches": n_patches, "n_images": len(images)}
             resolved |= {"images_hash": images_hash(images.keys), "order_hash": _order_hash(images)}
             resolved |= {"labels_hash": _labels_hash(method, images), "objects_hash": _objects_hash(plan)}
             if init_from is not None:
@@ -299,7 +300,7 @@ def _keep(out: Path, plan: Plan, encoder: Encoder, images: ImageSet, init_from: 
         "n_images": len(images),
         "seed": plan.config.seed,
         "method": plan.method,
-        "data": images.name,
+        "data": lasting(images.name),
         "object": not isinstance(plan.encoder, str),
         "init_from": None if init_from is None else str(Path(init_from).absolute()),
     }

@@ -1,8 +1,9 @@
 """The verb `select`: from embeddings, a run or a plain .npy to a selection folder, and copies of its files."""
 
 import inspect
+import os
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from likewise.encoders import imported
 from likewise.errors import DataError, UsageError
 from likewise.files import check_claim, check_empty, claim, empty_folder, new_folder, read_array
 from likewise.images.labels import read_labels
-from likewise.images.scan import locate
+from likewise.images.scan import lasting, locate
 from likewise.images.sources import read_csv
 from likewise.memory import peak_memory_mb
 from likewise.progress import say
@@ -30,6 +31,7 @@ from likewise.verbs.originals import Originals
 
 STATE = "state.safetensors"  # of a selection that is not finished
 SELECTION_FILES = ("selection.csv", "selection.json", "thumbs")
+MOST_BYTES = 255  # of a file's name, on the usual disks
 N_THUMBS, THUMB_SIDE = 120, 48  # as many as the report shows
 
 
@@ -97,9 +99,11 @@ def choose(
         asked |= {"options": {"metric": metric, **options}, "chosen": begun_with}
         asked |= {argument: None if value is None else str(value) for argument, value in named.items()}
         finished = _finished(out, asked)
-    originals = _originals(where, paths, asked=copy_to or link_to)
+    originals = _originals(where, paths, asked=copy_to or link_to, given=data is not None)
     if originals is not None and link_to is not None and not originals.linkable:
         raise UsageError(f"--link-to {link_to}: the images of {where} are no files of their own; expected --copy-to")
+    if originals is not None and paths is not None and data is not None:
+        _check_same(originals, x, paths, range(min(1, len(paths))))
     if finished is not None:
         _bring(originals, x, paths, finished, copy_to, link_to)
         return _answer(out, finished, budget)
@@ -121,7 +125,8 @@ def choose(
         selection = select(x, selector, budget, **how, **given, **options)
     peak = peak_memory_mb() - before
     folder = new_folder(out, "selection", SELECTION_FILES, overwrite=True)
-    about = {**selection.meta, "embeddings": str(source), "features": features, "data": where}
+    about = {**selection.meta, "embeddings": str(Path(source).absolute()), "features": features}
+    about["data"] = None if where is None else lasting(where)
     about |= {"method": method, "peak_memory_mb": peak}
     about |= {argument: str(value) for argument, value in named.items() if value is not None}
     if begun_with is not None:
@@ -130,7 +135,7 @@ def choose(
     saved.save(folder, paths)
     (folder / STATE).unlink(missing_ok=True)
     if originals is not None and paths is not None:
-        _save_thumbs(originals, x, [(int(i), paths[i]) for i in saved.indices[:N_THUMBS]], folder / "thumbs")
+        _save_thumbs(originals, x, paths, saved.indices[:N_THUMBS].tolist(), folder / "thumbs")
     _bring(originals, x, paths, saved, copy_to, link_to)
     return _answer(folder, saved, budget)
 
@@ -139,6 +144,8 @@ def _check_places(copy_to: Path | None, link_to: Path | None) -> None:
     for folder, argument in ((copy_to, "--copy-to"), (link_to, "--link-to")):
         if folder is not None:
             check_empty(folder, argument)
+    if copy_to is not None and link_to is not None and copy_to.resolve() == link_to.resolve():
+        raise UsageError(f"--link-to {link_to}: is where the copies go, too; expected another folder")
 
 
 def _bring(
@@ -152,11 +159,9 @@ def _bring(
     """Copy the picked files, or link to them, named by rank; those that are there from a first try are left alone."""
     if originals is None or paths is None or (copy_to is None and link_to is None):
         return
-    for i in picks.indices:
-        if isinstance(x, Embeddings) and originals.differs(paths[i], int(x.keys[i])):
-            raise DataError(f"{originals.data}: its {paths[i]} is not the image that was selected; expected its --data")
+    _check_same(originals, x, paths, picks.indices.tolist())
     width = len(str(len(picks)))
-    named = {f"{r:0{width}d}-{Path(paths[i]).name}{originals.suffix}": paths[i] for r, i in enumerate(picks.indices)}
+    named = {_ranked(f"{r:0{width}d}-", paths[i], originals.suffix): paths[i] for r, i in enumerate(picks.indices)}
     for folder, argument, place in ((copy_to, "--copy-to", originals.copy), (link_to, "--link-to", originals.link)):
         if folder is None:
             continue
@@ -168,6 +173,23 @@ def _bring(
         for name, path in named.items():
             if name not in there:
                 place(path, folder / name)
+
+
+def _check_same(originals: Originals, x: Any, paths: list[str], ids: Iterable[int]) -> None:
+    """Raise a DataError where an image is another than that which was embedded; of an array nobody knows."""
+    for i in ids:
+        if isinstance(x, Embeddings) and originals.differs(paths[i], int(x.keys[i])):
+            raise DataError(f"{originals.data}: its {paths[i]} is not the image that was embedded; expected its --data")
+
+
+def _ranked(rank: str, path: str, suffix: str) -> str:
+    """The name of a copy: where that would be too long for a disk, the image's own is cut before its ending."""
+    stem, ending = os.path.splitext(Path(path).name + suffix)
+    if len(ending) > 10:  # is none
+        stem, ending = stem + ending, ""
+    while len(os.fsencode(rank + stem + ending)) > MOST_BYTES:
+        stem = stem[:-1]
+    return rank + stem + ending
 
 
 @contextmanager
@@ -256,8 +278,9 @@ def _features(source: Path, data: str | None, device: str) -> tuple[Any, list[st
     raise DataError(f"{source}: expected an embeddings folder, a run folder, or an .npy file")
 
 
-def _originals(where: str | None, paths: list[str] | None, asked: Path | None) -> Originals | None:
-    """The images to copy, link to or show. Only if that was asked for is it an error that they are not there."""
+def _originals(where: str | None, paths: list[str] | None, *, asked: Path | None, given: bool) -> Originals | None:
+    """The images to copy, link to or show. Only if they were `asked` for or `given` is it an error that they are not
+    there."""
     if paths is None or where is None:
         if asked is not None:
             raise UsageError(f"--copy-to/--link-to {asked}: an array has no images; pass --data")
@@ -265,7 +288,7 @@ def _originals(where: str | None, paths: list[str] | None, asked: Path | None) -
     try:
         return Originals(where)
     except (DataError, UsageError):
-        if asked is not None:
+        if asked is not None or given:
             raise
         return None
 
@@ -277,7 +300,7 @@ def _scores(file: Path, paths: list[str] | None) -> np.ndarray:
         return read_array(file)
     if file.suffix != ".csv":
         raise UsageError(f"--scores {file}: expected an .npy, a .csv with a column score, or a run")
-    rows = read_csv(file, ("score",))
+    rows = read_csv(file, ("score",), "--scores ")
     try:
         values = [float(row["score"]) for row in rows]
     except (TypeError, ValueError):
@@ -304,13 +327,12 @@ def _labels(labels: str, x: Any, paths: list[str] | None) -> np.ndarray:
     return read_labels(labels, paths)[0]
 
 
-def _save_thumbs(originals: Originals, x: Any, picked: list[tuple[int, str]], folder: Path) -> None:
+def _save_thumbs(originals: Originals, x: Any, paths: list[str], ids: list[int], folder: Path) -> None:
     """Small pictures of the first picks, named by id as those of embeddings are."""
     folder.mkdir()
-    for i, path in picked:
+    for i in ids:
         with suppress(DataError):  # the data may have changed since; then there is nothing to show
-            if isinstance(x, Embeddings) and originals.differs(path, int(x.keys[i])):
-                break
-            picture = originals.image(path)
+            _check_same(originals, x, paths, [i])
+            picture = originals.image(paths[i])
             picture.thumbnail((4 * THUMB_SIDE, THUMB_SIDE))
             picture.save(folder / f"{i:06d}.webp", quality=80)

@@ -7,7 +7,7 @@ ellipses.py (which regions are one), score.py (greedy matching to average precis
 synthetic.py (pairs made from any images).
 """
 
-from likewise.evaluation.matching.compare import Compared, compare
+from likewise.evaluation.matching.compare import Compared, check_patches, compare
 from likewise.evaluation.matching.descriptors import Describe, layers, rgb, sift
 from likewise.evaluation.matching.pairs import Pair, read_pairs
 from likewise.evaluation.matching.score import average_precision, bootstrap, differences, mean_average_precision
@@ -19,6 +19,7 @@ __all__ = [
     "Pair",
     "average_precision",
     "bootstrap",
+    "check_patches",
     "compare",
     "differences",
     "layers",

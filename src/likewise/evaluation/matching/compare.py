@@ -55,10 +55,7 @@ def compare(
     beside a grey one stands for its luminance. A pair without regions, or without any right match, has no average
     precision but a reason.
     """
-    if side < 8:
-        raise UsageError(f"side={side}: a patch needs at least 8 pixels a side")
-    if most < 1 or not extent > 0:
-        raise UsageError(f"most={most}, extent={extent}: both must be positive")
+    check_patches(side, extent, most)
     if not describers:
         raise UsageError("descriptors: none was given")
     path: Path | None = None
@@ -72,6 +69,14 @@ def compare(
             known[channels] = describe(as_channels(first, channels), describers, side=side, extent=extent, most=most)
         other = describe(as_channels(second, channels), describers, side=side, extent=extent, most=most)
         yield _compared(pair, known[channels], other)
+
+
+def check_patches(side: int, extent: float, most: int) -> None:
+    """Raise a UsageError for what `compare` cannot measure with."""
+    if side < 8:
+        raise UsageError(f"side={side}: a patch needs at least 8 pixels a side")
+    if most < 1 or not extent > 0:
+        raise UsageError(f"most={most}, extent={extent}: both must be positive")
 
 
 def describe(
