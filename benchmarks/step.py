@@ -53,11 +53,13 @@ def measure(images: ImageSet, method: str, encoder: str, side: int, precision: s
         draws = Draws(0, step, 0, torch.from_numpy(images.keys))
         rows = [made.order(step, draws)[i * BATCH : (i + 1) * BATCH] for i in range(STEPS)]
         prepared = make_batch(made, images, rows[0], images.source(rows[0].flatten().numpy()), 0.1, config, 0, 0)
+        ids = [r.flatten().numpy() for r in rows]
         start = time.perf_counter()
-        for ids, source in prefetch(images, [r.flatten().numpy() for r in rows], threads=config.threads):
+        feed = prefetch(images, ids, threads=config.threads) if fresh else ((None, None) for _ in ids)
+        for mine, source in feed:
             batch = prepared
-            if fresh:
-                batch = make_batch(made, images, torch.from_numpy(ids)[:, None], source, 0.1, config, step, step)
+            if mine is not None:
+                batch = make_batch(made, images, torch.from_numpy(mine)[:, None], source, 0.1, config, step, step)
             train_step(made, optimizer, batch, config, 100, config.steps or 1, images)
             made.after_step(0.1)
             step += 1

@@ -288,3 +288,16 @@ def test_training_goes_on_with_merged_classes(folder, tmp_path):
     merged = merge(features(load(tmp_path / "run"), seeds, 32), 4)
     pretrain(seeds, out=tmp_path / "second", init_from=tmp_path / "run", merged=merged, **options)
     assert View(32).versions == 0
+
+
+def test_a_cluster_as_large_as_the_share_is_dropped():
+    generator = np.random.default_rng(0)
+    tight = np.repeat(generator.normal(size=(4, 16)), 4, 0) + 1e-3 * generator.normal(size=(16, 16))
+    loose = np.repeat(generator.normal(size=(1, 16)), 4, 0) + 0.2 * generator.normal(size=(4, 16))
+    seeds = np.concatenate([tight, loose]).astype(np.float32)
+    merged = merge(seeds, 5, drop=0.2, seed=1)
+    assert (merged[16:] == -1).all()
+    assert (merged[:16] >= 0).all()
+    for drop in (-0.1, 1.0, 7.0):
+        with pytest.raises(UsageError, match=rf"drop={drop}: expected at least 0 and less than 1"):
+            merge(seeds, 5, drop=drop)

@@ -95,6 +95,16 @@ def test_sinkhorn_by_hand() -> None:
     assert torch.allclose(sinkhorn(scores, 1.0, 1), torch.tensor(expected))
 
 
+@pytest.mark.parametrize("epsilon", [0.05, 0.01, 0.002])
+def test_sinkhorn_of_a_small_epsilon(epsilon: float) -> None:
+    """Where exponentials of single precision have nothing left."""
+    scores = cosines_like(60, 30)
+    q = scores.double() / epsilon
+    for _ in range(3):
+        q = (q - q.logsumexp(0)).log_softmax(1)
+    torch.testing.assert_close(sinkhorn(scores, epsilon), q.exp().float(), rtol=1e-3, atol=1e-5)
+
+
 def test_sinkhorns_marginals() -> None:
     q = sinkhorn(cosines_like(60, 5), 0.2, 100)
     assert torch.allclose(q.sum(1), torch.ones(60), atol=1e-5)

@@ -19,8 +19,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from likewise.draws import Draws, normal
+from likewise.encoders import build
 from likewise.encoders.vit import ViT, positions
 from likewise.methods import METHODS
+from likewise.methods.deepcluster import spherical_k_means
 from likewise.methods.mae import MAE, rebuilt_error
 from likewise.methods.masking import Predictor, hidden_error, only, rectangles
 from likewise.methods.parts import Prototypes, Teacher, unit
@@ -888,3 +890,64 @@ def test_heads_are_made_of_these_layers(name: str) -> None:
             names = [("B" if x.affine else "b") if isinstance(x, nn.BatchNorm1d) else LAYERS[type(x)] for x in layers]
             made[head] = "".join(names)
     assert made == MADE_OF.get(name, {})
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_vectors_are_not_decayed(name: str) -> None:
+    method = make(name, **({"labels": LABELS} if "labels" in METHODS[name].needs else {}))
+    for group in method.param_groups():
+        kinds = {p.ndim > 1 for p in group["params"]}
+        assert len(kinds) <= 1
+        assert kinds <= {"weight_decay" not in group}
+        assert group.get("weight_decay", 0.0) == 0.0
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_supervised_is_the_mean_over_images_with_labels(smoothing: float) -> None:
+    method = make("supervised", labels=LABELS, smoothing=smoothing)
+    batch = batch_of(method)
+    own, losses, right = LABELS[batch.ids.flatten()], [], []
+    assert -1 in own
+    for view in batch.views:
+        for i, row in enumerate(method.classifier(method.encoder(view)).log_softmax(1)):
+            if own[i] >= 0:
+                losses.append(-(1 - smoothing) * row[own[i]] - smoothing * row.mean())
+                right.append((row.argmax() == own[i]).float())
+    step = method.step(batch)
+    torch.testing.assert_close(step.terms["cross-entropy"], torch.stack(losses).mean())
+    torch.testing.assert_close(step.shown["accuracy"], torch.stack(right).mean())
+
+
+def test_moco_v3_has_one_layer_less_on_convolutions() -> None:
+    method = METHODS["moco-v3"](build("convnet", DATA, width=8), DATA, views=RECIPES["asymmetric"](8))
+    assert sum(isinstance(layer, nn.Linear) for layer in method.projector) == 2
+
+
+@pytest.mark.parametrize("n", [2, 3, 5])
+def test_no_key_is_alone_in_its_group(n: int) -> None:
+    method, seen = make("moco-v2", key_groups=4), []
+    method.teacher.encoder.register_forward_pre_hook(lambda module, given: seen.append(len(given[0])))
+    method.keys(batch_of(method, n=n))
+    assert sum(seen) == n
+    assert min(seen) >= 2
+
+
+def test_a_centroid_without_rows_stays() -> None:
+    x = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.1, 1.0]])
+    centroids, own = spherical_k_means(x, torch.tensor([0, 1, 2]), 3)
+    assert centroids[1].tolist() == [1, 0]
+    assert own.tolist() == [0, 0, 2, 2]
+
+
+@pytest.mark.parametrize(("name", "buffer"), [("npid", "bank"), ("nnclr", "support.kept"), ("moco-v2", "queue.kept")])
+def test_what_is_drawn_at_first_has_length_one(name: str, buffer: str) -> None:
+    method = make(name)
+    method.begin_epoch(0, Draws(0, 0, 0, 101 + torch.arange(N_IMAGES)))
+    rows = method.get_buffer(buffer)
+    torch.testing.assert_close(rows.norm(dim=1), torch.ones(len(rows)))
+
+
+def test_whitening_keeps_two_dimensions() -> None:
+    data = DataInfo(2, 3, 8)
+    method = METHODS["w-mse"](build("vit-nano", data, depth=1, patch=4), data, views=RECIPES["strong"](8))
+    assert method.projector[-1].out_features == 2

@@ -729,6 +729,11 @@ def test_what_to_begin_from_is_named_where_it_is_nothing(tmp_path: Path) -> None
         ({"seed": 2**64}, "seed=18446744073709551616: expected a whole number of 64 bits"),
         ({"encoder": "os:path"}, "encoder='os:path': is no class or function"),
         ({"views": ["strong"]}, "views=.*: expected a word"),
+        ({"method": "byol", "teacher_momentum": 1.5}, "teacher_momentum=1.5: expected a number from 0 to 1"),
+        ({"method": "lejepa", "sigreg_weight": 1.5}, "sigreg_weight=1.5: expected a number from 0 to 1"),
+        ({"method": "swav", "epsilon": 0.0}, "epsilon=0.0: expected a number above 0"),
+        ({"method": "msn", "sharpening": 0.0}, "sharpening=0.0: expected a number above 0"),
+        ({"method": "swav", "n_prototypes": 0}, "n_prototypes=0: expected at least 1"),
     ],
 )
 def test_wrong_settings_are_one_clear_line(asked: dict[str, Any], says: str) -> None:
@@ -798,3 +803,28 @@ def test_loading_leaves_the_callers_draws_alone(whole: dict[str, Path], monkeypa
     before = torch.get_rng_state()
     load(whole["simclr"])
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_there_may_be_no_queue_and_no_companions() -> None:
+    assert make_plan({"method": "swav", "queue_size": 0}, 32).method_options["queue_size"] == 0
+    assert make_plan({"method": "drlim", "companions": 0}, 32).method_options["companions"] == 0
+
+
+def test_local_views_are_smaller_than_global_ones() -> None:
+    with pytest.raises(UsageError, match="local_size=16: expected less than size=16"):
+        RECIPES["multi-crop"](16, local_size=16)
+
+
+def test_one_view_is_enough_for_a_memory_of_all_images(tmp_path: Path) -> None:
+    assert pretrain(images(), out=tmp_path / "one", **{**settings("npid"), "views": "weak"})["steps"] == STEPS
+    with pytest.raises(UsageError, match="views='weak': makes 1 of an image; simclr takes 2 or more"):
+        pretrain(images(), out=tmp_path / "none", **{**settings("simclr"), "views": "weak"})
+
+
+def test_an_estimate_is_of_the_batches_that_would_be_trained_on(tmp_path: Path) -> None:
+    """Exemplar-CNN leaves out the seeds that belong to no class."""
+    merged = torch.arange(N).remainder(4) - 1
+    asked = {**settings("exemplar"), "patches": 0, "merged": merged}
+    assert pretrain(images(), out=tmp_path / "run", dry_run=True, **asked)["steps"] == STEPS
+    with pytest.raises(UsageError, match="merged: has no two classes"):
+        pretrain(images(), out=tmp_path / "run", **{**asked, "merged": torch.full((N,), -1)})

@@ -72,7 +72,7 @@ class DrLIM(Method):
             )
         if relation is not None and len(relation) != data.n_images:
             raise DataError(f"relation: is of {len(relation):,} images; expected the {data.n_images:,} of the data")
-        if relation is None and len(views) < 2:
+        if (relation is None or not relation.n_similar) and len(views) < 2:
             raise UsageError("relation: none is given and there is one view, so nothing is similar; expected either")
         if margin <= 0:
             raise UsageError(f"margin={margin}: expected a positive number")

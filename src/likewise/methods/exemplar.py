@@ -73,6 +73,8 @@ class Exemplar(Method):
             raise UsageError(f"grow_epochs={grow_epochs}: expected at least 1")
         if merged is not None and len(merged) != data.n_images:
             raise UsageError(f"merged: {len(merged)} classes for {data.n_images} images; expected one per image")
+        if merged is not None and int(merged.max()) < 1:
+            raise UsageError("merged: has no two classes; expected their numbers, -1 where a seed belongs to none")
         surrogates = torch.arange(data.n_images) if merged is None else merged.to(torch.int64)
         self.encoder, self.views, self.dropout, self.pixel_mean = encoder, views, dropout, pixel_mean
         self.first_classes, self.grow_epochs = first_classes, grow_epochs
@@ -149,6 +151,8 @@ def merge(features: Float[np.ndarray, "n d"], n_classes: int, *, drop: float = 0
 
     if not 2 <= n_classes <= len(features):
         raise UsageError(f"n_classes={n_classes}: expected from 2 to the number of seeds, {len(features)}")
+    if not 0 <= drop < 1:
+        raise UsageError(f"drop={drop}: expected at least 0 and less than 1")
     x = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
     found = KMeans(n_classes, n_init=1, max_iter=50, random_state=seed).fit(x)
     sizes = np.bincount(found.labels_, minlength=n_classes)

@@ -44,6 +44,7 @@ class NPID(Method):
     """One view "b c h w" -> encoder -> head -> a softmax over the bank; the bank follows by `bank_momentum`."""
 
     family = "contrastive"
+    least_views = 1
     bank: Tensor
 
     def __init__(

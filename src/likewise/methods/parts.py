@@ -157,15 +157,15 @@ class Prototypes(nn.Module):
 @torch.no_grad()
 @full_precision
 def sinkhorn(scores: Float[Tensor, "n k"], epsilon: float, n_iterations: int = 3) -> Float[Tensor, "n k"]:
-    """Probabilities near softmax(scores / epsilon) that use all columns equally, for cosines (Cuturi, 2013; SwAV).
+    """Probabilities near softmax(scores / epsilon) that use all columns equally (Cuturi, 2013; SwAV).
 
-    Columns, over the rows of all processes, and rows are brought to equal sums in turn, rows last.
+    Columns, over the rows of all processes, and rows are brought to equal sums in turn, rows last; by logarithms, which
+    no small `epsilon` makes underflow.
     """
-    q = ((scores - 1) / epsilon).exp()
+    log_q = scores / epsilon
     for _ in range(n_iterations):
-        q = q / gather(q.sum(0, keepdim=True)).sum(0).clamp(min=1e-30)  # a column that underflowed stays empty
-        q = q / q.sum(1, keepdim=True).clamp(min=1e-30)
-    return q
+        log_q = (log_q - gather(log_q.logsumexp(0, keepdim=True)).logsumexp(0)).log_softmax(1)
+    return log_q.exp()
 
 
 @torch.no_grad()

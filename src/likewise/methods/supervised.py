@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from likewise.errors import UsageError
 from likewise.methods.base import Method
 from likewise.methods.parts import encode
-from likewise.types import Batch, DataInfo, Encoder, Step, TrainConfig
+from likewise.types import Batch, DataInfo, Encoder, Step, TrainConfig, gather, world
 from likewise.views import View
 
 
@@ -46,9 +46,10 @@ class Supervised(Method):
         labels = self.labels[batch.ids.flatten()].repeat(len(batch.views))
         logits = torch.cat(encode(lambda images: self.classifier(self.encoder(images)), batch.views)).float()
         known = labels >= 0
-        loss = F.cross_entropy(
-            logits, labels, ignore_index=-1, label_smoothing=self.smoothing, reduction="sum"
-        ) / known.sum().clamp(min=1)
+        n_known = gather(known.sum().unsqueeze(0)).sum().clamp(min=1) / world()  # as many weigh as much on each process
+        loss = (
+            F.cross_entropy(logits, labels, ignore_index=-1, label_smoothing=self.smoothing, reduction="sum") / n_known
+        )
         right = (logits.argmax(1) == labels)[known].float().mean() if bool(known.any()) else loss.detach() * 0
         return Step({"cross-entropy": loss}, {"accuracy": right})
 

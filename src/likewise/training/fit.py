@@ -236,9 +236,9 @@ def _n_steps(method: Method, images: ImageSet, config: TrainConfig, epochs: int 
 
 def trial_rate(method: Method, images: ImageSet, config: TrainConfig) -> float:
     """Steps per second, views included, on a throw-away copy of the method."""
-    ids = _share(torch.from_numpy(np.argsort(images.keys)[: config.batch_size].copy()).unsqueeze(1))
-    copied = copy.deepcopy(method).to(config.device)
-    copied.begin_epoch(0, Draws(config.seed, 0, 0, torch.from_numpy(images.keys)).to(torch.device(config.device)))
+    copied, draws = copy.deepcopy(method).to(config.device), Draws(config.seed, 0, 0, torch.from_numpy(images.keys))
+    copied.begin_epoch(0, draws.to(torch.device(config.device)))
+    ids = _share(_batches(copied.order(0, draws).cpu(), config.batch_size)[0])
     source = images.source(ids.flatten().numpy())
     return _rate(copied, config, lambda: make_batch(copied, images, ids, source, 0.0, config, 0, 0), RATE_SECONDS)
 

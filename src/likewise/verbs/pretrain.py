@@ -379,7 +379,7 @@ def make_method(plan: Plan, images: ImageSet, init_from: Path | str | None = Non
         options["relation"] = make_relation(options["relation"], images, plan.size)
     n, usual = len(views), len(RECIPES[method.default_views](plan.size))
     many, least = method.multi_crop, min(usual, method.least_views)
-    if n < least or (n != usual and not many):
+    if n < least or (n > usual and not many):
         expected = f"{least} or more" if many else usual
         raise UsageError(f"views={plan.views!r}: makes {n} of an image; {plan.method} takes {expected}")
     return made(encoder, data, views=views, **options)

@@ -22,7 +22,12 @@ from likewise.views import RECIPES
 
 BUDGET = ("epochs", "steps", "minutes")
 RECORDED = ("data", "n_images", "images_hash", "order_hash", "labels_hash", "objects_hash")  # resolved, and no settings
-SHARES = ("min_scale", "split", "flip", "grey", "blur", "solarise")  # of views: parts of an area, and probabilities
+SHARES = (
+    *("min_scale", "split", "flip", "grey", "blur", "solarise"),  # of views: parts of an area, and probabilities
+    *("teacher_momentum", "centre_momentum", "bank_momentum", "sigreg_weight", "thaw", "smoothing", "shrinkage"),
+)
+FROM_ZERO = ("companions", "queue_size")  # what is counted and may be none
+DIVISORS = ("temperature", "epsilon", "sharpening")  # how names of what cannot be 0 end
 DEFAULT = "simclr"  # the method unless another is asked for; docs/results/methods-cpu says from which rows it follows
 
 
@@ -120,10 +125,10 @@ def _check_range(name: str, value: Any, default: Any, counts: bool) -> None:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return
     if isinstance(value, int):
-        least = 1 if counts and default != 0 else 0
+        least = 1 if counts and default != 0 and name not in FROM_ZERO else 0
         if value < least:
             raise UsageError(f"{name}={value}: expected at least {least}")
-    elif value < 0 or (value == 0 and name.endswith("temperature")):
+    elif value < 0 or (value == 0 and name.endswith(DIVISORS)):
         raise UsageError(f"{name}={value}: expected {'a number above 0' if value == 0 else '0 or more'}")
     if name in SHARES and value > 1:
         raise UsageError(f"{name}={value}: expected a number from 0 to 1")
