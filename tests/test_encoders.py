@@ -440,3 +440,61 @@ def test_external_wants_a_row_for_each_image():
         UsageError, match=r"encoder Sequential: returns a tensor of shape \(1,\) for one image of 3 x 32 x"
     ):
         External(one_number, RGB)
+
+
+def test_a_crop_is_placed_on_the_scale_of_the_images_it_was_built_for():
+    encoder = build("vit-nano", RGB, depth=1).eval()
+    encoder.blocks = nn.ModuleList([nn.Identity()])  # the stream as it enters
+    x = torch.rand(2, 3, 16, 16)
+    placed = encoder.hidden(x)[-1][:, 1:] - encoder.embed(encoder.patches(encoder.normalise(x)))
+    torch.testing.assert_close(placed, positions(4, 4, 128, scale=8).expand(2, -1, -1), rtol=0, atol=1e-5)
+    assert not torch.allclose(positions(4, 4, 128, scale=8), positions(4, 4, 128), atol=0.1)
+
+
+def test_maps_of_a_vit_are_its_patch_tokens_in_their_places():
+    encoder, x = build("vit-nano", RGB, depth=2).eval(), torch.rand(2, 3, 24, 32)
+    for at, stream in zip(encoder.dense(x), encoder.hidden(x, layers=2), strict=True):
+        assert at.shape == (2, 128, 6, 8)
+        for i in range(6):
+            for j in range(8):
+                assert torch.equal(at[:, :, i, j], stream[:, 1 + 8 * i + j])
+
+
+@pytest.mark.parametrize("name", ["convnet", "resnet18", "resnet50", "exemplar-small"])
+def test_convolutions_start_with_the_deviation_of_he(name):
+    encoder = build(name, RGB)
+    for part in encoder.modules():
+        if isinstance(part, nn.Conv2d):
+            own = part.kernel_size[0] * part.kernel_size[1]
+            fan = own * (part.in_channels if name.startswith("exemplar") else part.out_channels)
+            assert float(part.weight.detach().std()) == pytest.approx((2 / fan) ** 0.5, rel=0.1)
+
+
+def test_a_vit_starts_with_small_weights_and_a_patch_embedding_as_large_as_its_positions():
+    encoder = build("vit-nano", RGB, depth=2)
+    for block in encoder.blocks:
+        for part in (block.qkv, block.proj, block.up, block.down):
+            assert float(part.weight.detach().std()) == pytest.approx(0.02, rel=0.05)
+            assert not part.bias.any()
+    assert float(encoder.embed.weight.detach().std()) == pytest.approx((2 / (48 + 128)) ** 0.5, rel=0.05)
+    assert float(encoder.cls.detach().std()) == pytest.approx(0.02, rel=0.3)
+
+
+def test_a_vit_goes_on_at_another_size_with_the_positions_it_has():
+    small = build("vit-nano", DataInfo(8, 3, 32), patch=4, depth=1).eval()
+    large = build("vit-nano", DataInfo(8, 3, 64), patch=4, depth=1).eval()
+    x = torch.rand(2, 3, 64, 64)
+    assert not torch.equal(small(x), large(x))
+    large.load_state_dict(small.state_dict())
+    assert torch.equal(small(x), large(x))
+
+
+def test_a_grid_is_no_finer_than_the_last_maps():
+    assert build("convnet", RGB, grid=4).dim == 256 * 16
+    with pytest.raises(UsageError, match="grid=5: expected at most 4, the side of the last maps of 32 pixels"):
+        build("convnet", RGB, grid=5)
+
+
+@pytest.mark.parametrize(("size", "patch"), [(32, 4), (48, 4), (52, 4), (56, 8), (60, 4), (96, 8), (136, 8), (224, 16)])
+def test_the_usual_patch_divides_the_image(size, patch):
+    assert build("vit-nano", DataInfo(8, 3, size), depth=1).patch == patch

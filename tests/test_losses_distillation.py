@@ -510,3 +510,9 @@ def test_half_of_ibots_large_views_have_the_stated_share_hidden() -> None:
     assert 0.4 < float((share > 0).float().mean()) < 0.6
     assert 0.19 < float(share[share > 0].min()) < 0.25
     assert 0.45 < float(share.max()) < 0.51
+
+
+def test_rectangles_are_as_much_higher_than_wide_as_asked() -> None:
+    blocks = rectangles(drawn(50), 12, 12, 4, area=(0.2, 0.2), aspect=(4.0, 4.0)).reshape(-1, 12, 12)
+    assert torch.equal(blocks.any(2).sum(1), torch.full((200,), 11))  # the root of 0.2 * 144 * 4
+    assert torch.equal(blocks.any(1).sum(1), torch.full((200,), 3))

@@ -1,5 +1,6 @@
 """What pretext and generative methods are made of, against slow references, kornia, and examples computed by hand."""
 
+import copy
 import itertools
 import math
 from typing import Any
@@ -472,3 +473,19 @@ def test_pictures_show_what_was_given_and_what_is_drawn() -> None:
     told = F.interpolate(told.reshape(6, 2, 2, 2).permute(0, 3, 1, 2), 8, mode="bilinear")
     expected = to_rgb(torch.cat([lab[:, :1], told], 1)).clamp(0, 1)
     torch.testing.assert_close(seen["coloured"], expected, rtol=1e-3, atol=1e-3)
+
+
+def test_colours_are_converted_in_full_precision_under_autocast() -> None:
+    images = torch.rand(2, 3, 4, 4)
+    expected = to_lab(images)
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(to_lab(images), expected)
+        torch.testing.assert_close(to_rgb(expected), images, rtol=1e-4, atol=1e-4)
+
+
+def test_colourisation_leaves_the_encoder_it_is_given_as_it_was() -> None:
+    encoder = build("convnet", DataInfo(8, 3, 32), width=8)
+    before = copy.deepcopy(encoder.state_dict())
+    Colourisation(encoder, DataInfo(8, 3, 32), views=())
+    assert encoder.training
+    assert all(torch.equal(before[key], value) for key, value in encoder.state_dict().items())

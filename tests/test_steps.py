@@ -21,11 +21,12 @@ from torch.nn import functional as F
 from likewise.draws import Draws, normal
 from likewise.encoders import build
 from likewise.encoders.vit import ViT, positions
+from likewise.errors import UsageError
 from likewise.methods import METHODS
 from likewise.methods.deepcluster import spherical_k_means
 from likewise.methods.mae import MAE, rebuilt_error
-from likewise.methods.masking import Predictor, hidden_error, only, rectangles
-from likewise.methods.parts import Prototypes, Teacher, unit
+from likewise.methods.masking import Predictor, hidden_error, only, rectangles, whole
+from likewise.methods.parts import Prototypes, Teacher, spread, unit
 from likewise.methods.relative_patch import without_colour
 from likewise.methods.simmim import SimMIM
 from likewise.types import Batch, DataInfo
@@ -951,3 +952,174 @@ def test_whitening_keeps_two_dimensions() -> None:
     data = DataInfo(2, 3, 8)
     method = METHODS["w-mse"](build("vit-nano", data, depth=1, patch=4), data, views=RECIPES["strong"](8))
     assert method.projector[-1].out_features == 2
+
+
+ITS_TERMS = ["mae", "simmim", "ijepa", "data2vec", "rotnet", "jigsaw", "relative-patch", "colourisation", "denoising"]
+ITS_TERMS += ["inpainting", "vae", "dino", "ibot"]
+
+
+@pytest.mark.parametrize("name", [*ITS_TERMS, "dinov2"])
+def test_scores_are_the_images_shares_of_the_loss(name: str) -> None:
+    """scores.npy is selected by: on average they are the terms (but for KoLeo), and each goes with its image."""
+    method = make(name)
+    without_batch_norm(method)
+    batch = batch_of(method)
+    step = method.step(batch)
+    own = sum(value for key, value in step.terms.items() if key != "koleo")
+    torch.testing.assert_close(step.score.mean(), own.detach())
+
+
+@pytest.mark.parametrize("name", [name for name in ITS_TERMS if name not in ("dino", "ibot")])
+def test_scores_follow_their_images(name: str) -> None:
+    method = make(name)
+    without_batch_norm(method)
+    method.eval()
+    batch, order = batch_of(method), torch.arange(N).flip(0)
+    other = replace(
+        batch,
+        views=[view[order] for view in batch.views],
+        ids=batch.ids[order],
+        draws=replace(batch.draws, keys=batch.draws.keys[order]),
+    )
+    torch.testing.assert_close(method.step(other).score, method.step(batch).score[order], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["data2vec", "ibot", "ijepa", "mae", "simmim"])
+def test_mask_tokens_start_small(name: str) -> None:
+    torch.manual_seed(0)
+    data = DataInfo(8, 3, 32)
+    method: Any = METHODS[name](build("vit-nano", data, depth=1), data, views=())
+    (token,) = (p for key, p in method.named_parameters() if key.endswith("mask_token"))
+    assert float(token.detach().std()) == pytest.approx(0.02, rel=0.3)
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "part"),
+    [
+        ("mae", "decoder_depth", "decoder"),
+        ("mae", "decoder_width", "decoder"),
+        ("ijepa", "predictor_depth", "predictor"),
+        ("ijepa", "predictor_width", "predictor"),
+        ("vae", "drawing_width", "decoder"),
+        ("bigan", "drawing_width", "decoder"),
+        ("denoising", "drawing_width", "decoder"),
+        ("inpainting", "drawing_width", "decoder"),
+    ],
+)
+def test_sizes_of_heads_are_heeded(name: str, key: str, part: str) -> None:
+    small, large = (sum(p.numel() for p in getattr(make(name, **{key: n}), part).parameters()) for n in (4, 8))
+    assert small < large
+
+
+def test_patches_return_to_their_places() -> None:
+    encoder, images = build("vit-nano", DataInfo(8, 3, 32)), torch.rand(2, 3, 24, 32)
+    assert torch.equal(whole(encoder.patches(images), images, 4), images)
+
+
+def seen_part(images: Tensor, shown: Tensor, patch: int) -> Tensor:
+    made = torch.full_like(images, 0.5)
+    for i, t in shown.nonzero().tolist():
+        y, x = t // (images.shape[3] // patch) * patch, t % (images.shape[3] // patch) * patch
+        made[i, :, y : y + patch, x : x + patch] = images[i, :, y : y + patch, x : x + patch]
+    return made
+
+
+@pytest.mark.parametrize("name", ["data2vec", "ibot", "mae", "simmim"])
+def test_pictures_of_masked_methods_show_what_is_hidden_and_what_is_drawn(name: str) -> None:
+    method = make(name).eval()
+    batch = batch_of(method)
+    images, pictures = batch.views[0], method.pictures(batch)
+    if name == "mae":
+        drawn, index = method.rebuild(images, batch.draws.image("mask", 16))
+        hidden = torch.zeros(N, 16, dtype=torch.bool).scatter(1, index, True)
+        own = method.encoder.patches(images)
+        drawn = drawn * (own.var(2, keepdim=True) + 1e-6).sqrt() + own.mean(2, keepdim=True)
+    elif name == "simmim":
+        hidden = method.hidden(images, batch.draws)
+        drawn = method.drawn(images, hidden) * 0.25 + 0.5
+    else:
+        hidden = method.mask(images, batch.draws.child("mask0") if name == "ibot" else batch.draws)
+    assert hidden.any()
+    assert torch.equal(pictures["masked"], seen_part(images, ~hidden, 2))
+    if name in ("mae", "simmim"):
+        squares = drawn.detach().reshape(N, 4, 4, 3, 2, 2).permute(0, 3, 1, 4, 2, 5).reshape(N, 3, 8, 8).clamp(0, 1)
+        where = seen_part(torch.ones_like(images), hidden, 2) == 1
+        torch.testing.assert_close(pictures["rebuilt"], torch.where(where, squares, images))
+
+
+def test_pictures_of_ijepa_show_what_is_seen_and_what_is_to_be_predicted() -> None:
+    method = make("ijepa")
+    batch = batch_of(method)
+    pictures, (shuffled, n, hidden) = method.pictures(batch), method.masks(batch.draws, 4, 4)
+    seen = torch.zeros_like(hidden).scatter(1, shuffled[:, :n], True)
+    assert torch.equal(pictures["seen"], seen_part(batch.views[0], seen, 2))
+    assert torch.equal(pictures["to predict"], seen_part(batch.views[0], hidden, 2))
+
+
+def test_a_predictor_has_a_head_for_32_numbers() -> None:
+    assert [block.n_heads for block in make("mae", decoder_width=96).decoder.blocks] == [3, 3]
+    assert [block.n_heads for block in make("ijepa", predictor_width=16).predictor.blocks] == [1, 1]
+
+
+@pytest.mark.parametrize("key", ["hidden_dim", "output_dim"])
+@pytest.mark.parametrize("name", ["ibot", "dinov2"])
+def test_the_sizes_of_projectors_are_heeded(name: str, key: str) -> None:
+    small, large = (sum(p.numel() for p in make(name, **{key: n}).projector.parameters()) for n in (4, 8))
+    assert small < large
+
+
+@pytest.mark.parametrize("name", ["ijepa", "data2vec", "ibot", "dinov2"])
+def test_the_spread_shown_is_that_of_the_first_view(name: str) -> None:
+    method = make(name)
+    without_batch_norm(method)
+    batch = batch_of(method)
+    if name in ("ijepa", "data2vec"):
+        z = taught_layers(method, batch, 3).mean(1)
+    else:
+        mask = method.mask(batch.views[0], batch.draws.child("mask0"))
+        z = method.encoder.pooled(method.encoder.tokens(batch.views[0], replace=(mask, method.mask_token)))
+    torch.testing.assert_close(method.step(batch).shown["spread"], spread(z))
+
+
+def test_a_dream_is_drawn_from_a_normal_code() -> None:
+    method = make("vae", code_dim=4).eval()
+    batch = batch_of(method)
+    dreamt = method.decoder(normal(batch.draws.image("dream", 4))).clamp(0, 1)
+    torch.testing.assert_close(method.pictures(batch)["drawn from noise"], dreamt.detach())
+
+
+def test_one_patch_is_refused() -> None:
+    for name in ("data2vec", "dinov2", "ibot", "ijepa", "mae", "msn", "simmim"):
+        with pytest.raises(UsageError, match=r"patch=32: .* an image is a single one; expected less"):
+            METHODS[name](build("vit-nano", DataInfo(8, 3, 32), patch=32, depth=1), DataInfo(8, 3, 32), views=())
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "says"),
+    [
+        ("mae", {"decoder_width": 100}, "decoder_width=100: expected a multiple of 32, or of 4 below 64"),
+        ("mae", {"decoder_width": 2}, "decoder_width=2: expected"),
+        ("ijepa", {"predictor_width": 50}, "predictor_width=50: expected"),
+    ],
+)
+def test_heads_divide_their_width(name: str, options: dict[str, int], says: str) -> None:
+    with pytest.raises(UsageError, match=says):
+        make(name, **options)
+
+
+@pytest.mark.parametrize("width", [4, 16, 60, 64, 96, 160])
+def test_widths_that_heads_divide_are_taken(width: int) -> None:
+    method = make("mae", decoder_width=width)
+    assert method.step(batch_of(method)).terms["reconstruction"].isfinite()
+
+
+def test_data2vec_hides_a_patch_at_least() -> None:
+    method = make("data2vec", hidden_share=0.01)
+    batch = batch_of(method)
+    assert method.mask(batch.views[0], batch.draws).any(1).all()
+
+
+def test_a_grey_patch_of_one_pixel_has_no_deviation() -> None:
+    data = DataInfo(8, 1, 8)
+    with pytest.raises(UsageError, match="patch=1: "):
+        METHODS["mae"](build("vit-nano", data, patch=1, depth=1), data, views=())

@@ -828,3 +828,11 @@ def test_an_estimate_is_of_the_batches_that_would_be_trained_on(tmp_path: Path) 
     assert pretrain(images(), out=tmp_path / "run", dry_run=True, **asked)["steps"] == STEPS
     with pytest.raises(UsageError, match="merged: has no two classes"):
         pretrain(images(), out=tmp_path / "run", **{**asked, "merged": torch.full((N,), -1)})
+
+
+def test_a_vit_that_goes_on_at_another_size_keeps_its_positions(tmp_path: Path) -> None:
+    asked = {**settings("mae"), "steps": 2}
+    pretrain(images(), out=tmp_path / "small", **asked)
+    pretrain(images(), out=tmp_path / "large", init_from=tmp_path / "small", **{**asked, "size": 32})
+    assert [load(tmp_path / run).scale for run in ("small", "large")] == [4, 4]
+    assert load(tmp_path / "large", trained=False).scale == 4

@@ -4,11 +4,14 @@ Its shape comes from measurements on two cores (LOG.md): strides are cheaper tha
 blocks learn more per minute than a full-size stem or residual blocks.
 """
 
+import functools
+
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from likewise.encoders.normalise import Normalise
+from likewise.errors import UsageError
 from likewise.types import DataInfo, Encoder, Images
 
 
@@ -26,6 +29,9 @@ class ConvNet(Encoder):
                 layers += _layer(width, width, 1)
             stages.append(nn.Sequential(*layers))
             before = width
+        side = functools.reduce(lambda side, stride: -(-side // stride), [stem, *[2] * (len(widths) - 1)], data.size)
+        if grid > side:
+            raise UsageError(f"grid={grid}: expected at most {side}, the side of the last maps of {data.size} pixels")
         self.stages, self.grid, self.dim = nn.ModuleList(stages), grid, before * grid**2
         for module in self.modules():
             if isinstance(module, nn.Conv2d):

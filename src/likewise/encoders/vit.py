@@ -42,13 +42,14 @@ class ViT(Encoder):
         self, data: DataInfo, *, width: int, depth: int, n_heads: int, patch: int | None = None, pool: str = "mean"
     ) -> None:
         super().__init__()
-        patch = patch or (4 if data.size <= 48 else 8 if data.size <= 128 else 16)
+        patch = patch or (4 if data.size <= 48 or data.size % 8 else 8 if data.size <= 128 or data.size % 16 else 16)
         if data.size % patch:
             raise UsageError(f"size={data.size}: a ViT of patch={patch} needs a multiple of {patch}")
         if pool not in ("mean", "cls"):
             raise UsageError(f"pool={pool!r}: expected 'mean' or 'cls'")
         self.normalise = Normalise(data.channels)
         self.patch, self.grid, self.pool, self.dim = patch, data.size // patch, pool, width
+        self.scale = self.grid  # of the positions; where training goes on at another size, that of the first
         self.embed = nn.Linear(data.channels * patch**2, width)
         self.cls = nn.Parameter(torch.zeros(width))
         self.blocks = nn.ModuleList(Block(width, n_heads) for _ in range(depth))
@@ -83,7 +84,7 @@ class ViT(Encoder):
         if replace is not None:
             mask, token = replace
             x = torch.where(mask.unsqueeze(2), token.to(x.dtype), x)
-        x = x + positions(h, w, self.dim, scale=self.grid, device=x.device)
+        x = x + positions(h, w, self.dim, scale=self.scale, device=x.device)
         if keep is not None:
             x = x.gather(1, keep.unsqueeze(2).expand(-1, -1, self.dim))
         x = torch.cat([self.cls.to(x.dtype).expand(len(x), 1, -1), x], 1)
@@ -116,6 +117,13 @@ class ViT(Encoder):
 
     def forward(self, images: Images) -> Float[Tensor, "b dim"]:
         return self.pooled(self.tokens(images))
+
+    def get_extra_state(self) -> Tensor:
+        """The scale goes with the weights."""
+        return torch.tensor(self.scale)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        self.scale = int(state)
 
 
 def initialise(module: nn.Module) -> None:

@@ -1,8 +1,8 @@
 """data2vec (Baevski et al., 2022): from a masked image predict the averaged layers of a slow teacher that sees it all.
 
-arXiv 2202.03555. Targets are the outputs of the teacher's last `n_layers` blocks, each normalised, then averaged: they
-speak of the whole image, not of one patch. Masked patches go through the encoder as mask tokens, in blocks. Views are
-crops and flips without the paper's colour jitter.
+arXiv 2202.03555. Targets are the outputs of the teacher's last `n_layers` blocks (or all), each normalised, then
+averaged: they speak of the whole image, not of one patch. Masked patches go through the encoder as mask tokens, in
+blocks. Views are crops and flips without the paper's colour jitter.
 """
 
 from collections.abc import Sequence
@@ -51,8 +51,9 @@ class Data2Vec(Method):
 
     def mask(self, images: Images, draws: Draws) -> Bool[Tensor, "b t"]:
         p = self.encoder.patch
-        share = torch.full((len(images),), self.hidden_share, device=images.device)
-        return block_mask(draws, images.shape[2] // p, images.shape[3] // p, share)
+        h, w = images.shape[2] // p, images.shape[3] // p
+        share = torch.full((len(images),), max(self.hidden_share, 1 / (h * w)), device=images.device)
+        return block_mask(draws, h, w, share)
 
     def step(self, batch: Batch) -> Step:
         (images,) = batch.views

@@ -3,7 +3,7 @@
 arXiv 2301.08243. Features are predicted, not pixels, and no colour jitter is needed. `n_targets` blocks are hidden; of
 the rest a share of all patches is seen, `context_share`, the same number for every image (where less is left, hidden
 patches are given back). All blocks are predicted at once, and the class token is seen too. Targets are averaged over
-the teacher's last `n_layers` blocks, as in data2vec; the paper's are those of the last.
+the teacher's last `n_layers` blocks (or all), as in data2vec; the paper's are those of the last.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from likewise.draws import Draws
 from likewise.encoders.vit import ViT
 from likewise.errors import UsageError
 from likewise.methods.base import Method
-from likewise.methods.masking import Predictor, averaged, hidden_error, only, rectangles, vit
+from likewise.methods.masking import Predictor, averaged, hidden_error, only, rectangles, vit, width_of_heads
 from likewise.methods.parts import Teacher, cosine_ramp, spread
 from likewise.types import Batch, DataInfo, Encoder, Images, Step, TrainConfig
 from likewise.views import View
@@ -48,7 +48,9 @@ class IJEPA(Method):
             raise UsageError(f"context_share={context_share}: expected a number between 0 and 1")
         self.encoder, self.views, self.teacher_momentum = vit(encoder, "I-JEPA"), views, teacher_momentum
         self.n_targets, self.context_share, self.n_layers = n_targets, context_share, n_layers
-        self.predictor = Predictor(encoder.dim, predictor_width, predictor_depth, encoder.dim)
+        self.predictor = Predictor(
+            encoder.dim, width_of_heads("predictor_width", predictor_width), predictor_depth, encoder.dim
+        )
         self.teacher = Teacher(self.encoder, nn.Identity())
 
     def masks(self, draws: Draws, h: int, w: int) -> tuple[Int[Tensor, "b t"], int, Bool[Tensor, "b t"]]:

@@ -13,7 +13,7 @@ from torch import Tensor
 from likewise.encoders.vit import ViT
 from likewise.errors import UsageError
 from likewise.methods.base import Method
-from likewise.methods.masking import Predictor, vit, whole
+from likewise.methods.masking import Predictor, vit, whole, width_of_heads
 from likewise.methods.parts import full_precision
 from likewise.types import Batch, DataInfo, Encoder, Images, Step, TrainConfig
 from likewise.views import View
@@ -50,7 +50,11 @@ class MAE(Method):
         if not 0 < mask_ratio < 1:
             raise UsageError(f"mask_ratio={mask_ratio}: expected a number between 0 and 1")
         self.encoder, self.views, self.mask_ratio = vit(encoder, "MAE"), views, mask_ratio
-        self.decoder = Predictor(encoder.dim, decoder_width, decoder_depth, data.channels * self.encoder.patch**2)
+        n_pixels = data.channels * self.encoder.patch**2
+        if n_pixels < 2:
+            raise UsageError("patch=1: MAE brings each patch to deviation 1, and a grey one of one pixel has none")
+        width = width_of_heads("decoder_width", decoder_width)
+        self.decoder = Predictor(encoder.dim, width, decoder_depth, n_pixels)
 
     def rebuild(self, images: Images, noise: Float[Tensor, "b t"]) -> tuple[Float[Tensor, "b t p"], Int[Tensor, "b m"]]:
         """All patches as the decoder draws them, and which were hidden. `noise` decides what is kept."""

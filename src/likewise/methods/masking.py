@@ -81,6 +81,13 @@ def whole(patches: Float[Tensor, "b t p"], images: Images, patch: int) -> Images
     return grid.permute(0, 3, 1, 4, 2, 5).reshape(b, c, h, w)
 
 
+def width_of_heads(name: str, width: int) -> int:
+    """`width`, in which positions have four equal parts, and so has each head of a `Predictor`."""
+    if width < 4 or width % 4 or width % max(1, width // 32):
+        raise UsageError(f"{name}={width}: expected a multiple of 32, or of 4 below 64")
+    return width
+
+
 class Predictor(nn.Module):
     """Tokens of the patches that were seen -> a vector for every patch, seen or hidden (MAE's decoder, I-JEPA's
     predictor): the rest is filled with a mask token, each gets its position, and a small transformer does the work."""

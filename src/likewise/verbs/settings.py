@@ -24,7 +24,7 @@ BUDGET = ("epochs", "steps", "minutes")
 RECORDED = ("data", "n_images", "images_hash", "order_hash", "labels_hash", "objects_hash")  # resolved, and no settings
 SHARES = (
     *("min_scale", "split", "flip", "grey", "blur", "solarise"),  # of views: parts of an area, and probabilities
-    *("teacher_momentum", "centre_momentum", "bank_momentum", "sigreg_weight", "thaw", "smoothing", "shrinkage"),
+    *("sigreg_weight", "thaw", "smoothing", "shrinkage"),
 )
 FROM_ZERO = ("companions", "queue_size")  # what is counted and may be none
 DIVISORS = ("temperature", "epsilon", "sharpening")  # how names of what cannot be 0 end
@@ -130,7 +130,7 @@ def _check_range(name: str, value: Any, default: Any, counts: bool) -> None:
             raise UsageError(f"{name}={value}: expected at least {least}")
     elif value < 0 or (value == 0 and name.endswith(DIVISORS)):
         raise UsageError(f"{name}={value}: expected {'a number above 0' if value == 0 else '0 or more'}")
-    if name in SHARES and value > 1:
+    if (name in SHARES or name.endswith("_momentum")) and value > 1:
         raise UsageError(f"{name}={value}: expected a number from 0 to 1")
 
 
