@@ -577,3 +577,56 @@ def test_a_damaged_folder_of_embeddings_is_named(tmp_path, file, old, new):
         (tmp_path / "e" / file).write_text((tmp_path / "e" / file).read_text().replace(old, new))
     with pytest.raises(DataError, match=f"{file}: is"):
         Embeddings.load(tmp_path / "e")
+
+
+def test_equal_validation_takes_the_larger_l2(monkeypatch):
+    """As many right in all tenths, otherwise spread: their sums differ in the last digit alone."""
+    one, other = [4, 1, 1, 10, 5, 7, 8, 1, 5, 6], [1, 8, 6, 4, 1, 5, 5, 1, 10, 7]
+    assert sum(k / 10 for k in one) < sum(k / 10 for k in other)  # though sum(one) == sum(other)
+    shares = iter([k / 10 for k in (*one, *other, *[0] * 70)])
+    monkeypatch.setattr(LINEAR, "fit", lambda x, y, l2, start: start)
+    monkeypatch.setattr(LINEAR, "accuracy", lambda weights, x, y: next(shares))
+    x = torch.arange(100.0)[:, None]
+    data = Labelled(x, x[:, 0].long() % 2, torch.arange(100), x, x[:, 0].long() % 2, 2)
+    assert LINEAR.solve(data, 0)[1] == LINEAR.L2[0]
+
+
+def test_many_names_of_classes_are_matched_in_one_pass():
+    """Every name is looked up and hashed a few times, not once for each other name."""
+    looked = [0]
+
+    class Name(str):
+        def __hash__(self):
+            looked[0] += 1
+            return str.__hash__(self)
+
+        def __eq__(self, other):
+            looked[0] += 1
+            return str.__eq__(self, other)
+
+    n = 300
+    mine, theirs = [Name(f"c{i}") for i in range(n)], [Name(f"c{i}") for i in reversed(range(5, n + 5))]
+    x, keys, paths = np.zeros((n, 2), np.float32), np.arange(n), [""] * n
+    train, test = (Embeddings(x, keys, paths, np.arange(n), names) for names in (mine, theirs))
+    data = labelled(train, test)
+    assert data.y_test.tolist()[5:] == list(reversed(range(5, n)))  # known ones by their number in train
+    assert sorted(data.y_test.tolist()[:5]) == list(range(n, n + 5))  # the others after them
+    assert looked[0] < 20 * n
+
+
+def test_alpha_reads_the_indices_it_names():
+    """11 to 50 of a long spectrum; all but the last of a short one."""
+    generator = torch.Generator().manual_seed(0)
+
+    def of(values):
+        rows = torch.randn(400, len(values), generator=generator, dtype=torch.float64)
+        basis = torch.linalg.qr(torch.cat([torch.ones(400, 1, dtype=torch.float64), rows], 1))[0][:, 1:]
+        return alpha(basis * values.sqrt())
+
+    index = torch.arange(1, 66, dtype=torch.float64)
+    long = 1 / index
+    long[:10], long[50:] = 1e3, 1e-4
+    assert of(long) == pytest.approx(1, abs=1e-6)
+    short = 1 / index[:12]
+    short[-1] = 1e-5
+    assert of(short) == pytest.approx(1, abs=1e-6)

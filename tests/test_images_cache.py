@@ -2,6 +2,7 @@
 
 import io
 import os
+import shutil
 import threading
 import zipfile
 from pathlib import Path
@@ -143,13 +144,17 @@ def test_what_a_killed_writer_leaves_is_not_taken_for_whole(folder: Path, tmp_pa
     left = tmp_path / "c" / "pixels" / ".left"
     left.mkdir()
     (left / "pixels.u8").write_bytes(b"half")
-    os.utime(left, (0, 0))
+    at_work = left.with_name(".at-work")  # for more than a day
+    shutil.copytree(left, at_work)
+    for old in (left / "pixels.u8", left, at_work):
+        os.utime(old, (0, 0))
     for damage in ("pixels.u8", "keys.npy", "shapes.npy"):
         content = (place / damage).read_bytes()
         (place / damage).write_bytes(content[: len(content) // 2])
         assert everything(open_images(folder, cache=tmp_path / "c")) == first
         assert (place / damage).read_bytes() == content  # made again
     assert not left.exists()
+    assert at_work.exists()
     for index in (tmp_path / "c" / "index").iterdir():
         index.write_bytes(b"half")
     assert everything(open_images(folder, cache=tmp_path / "c")) == first

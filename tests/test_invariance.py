@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from scipy.ndimage import gaussian_filter
 from torch import nn
 
 import likewise
@@ -197,3 +198,28 @@ def test_images_are_chosen_by_their_keys():
     images = noise(40)
     back = images.subset(np.arange(40)[::-1].copy())
     assert set(_some(images, 9, draws_of(images)).keys) == set(_some(back, 9, draws_of(back)).keys)
+
+
+@pytest.mark.parametrize("key", [3, 4, 5, 6, 7])
+def test_scales_and_turns_go_either_way(key):
+    y, x = np.mgrid[:80, :80].astype(float)
+    pixels = torch.from_numpy((50 + 1.2 * x + 0.6 * y).round().astype(np.uint8))[None, None]
+    draws = Draws(0, 0, 0, torch.tensor([key]))
+    steps = (np.arange(14) * 2 + 1) / 14 - 1
+    grid = np.stack(np.meshgrid(steps, steps), 2) * SEEN * 40
+    way = {name: -1 if draws.image(f"{name}/way") < 0.5 else 1 for name in ("scale", "rotation")}
+    a = math.radians(15) * way["rotation"]
+    turn = np.array([[math.cos(a), math.sin(a)], [-math.sin(a), math.cos(a)]])
+    for name, magnitude, points in (("scale", 0.4, grid * 2 ** (way["scale"] * 0.4)), ("rotation", 15, grid @ turn)):
+        expected = 50 + 1.2 * (points[..., 0] + 39.5) + 0.6 * (points[..., 1] + 39.5)
+        seen = change(name, magnitude, Source(pixels, torch.tensor([[80, 80]])), 14, draws)[0, 0].numpy() * 255
+        assert np.abs(seen - expected).max() < 0.7
+
+
+def test_blur_reaches_four_deviations():
+    pixels = np.random.default_rng(0).integers(0, 256, (1, 1, 64, 64), dtype=np.uint8)
+    source, draws = Source(torch.from_numpy(pixels), torch.tensor([[64, 64]])), Draws(0, 0, 0, torch.tensor([3]))
+    plain = change("blur", 1e-3, source, 64, draws)[0, 0].double().numpy()
+    for sigma in GRID["blur"]:
+        blurred = change("blur", sigma, source, 64, draws)[0, 0].numpy()
+        np.testing.assert_allclose(blurred, gaussian_filter(plain, sigma, mode="mirror", truncate=4.0), atol=2e-3)

@@ -1,6 +1,7 @@
 """Optimisers against torch's and against their formulas; the course of the learning rate."""
 
 import itertools
+import math
 from collections.abc import Callable
 
 import pytest
@@ -177,3 +178,51 @@ def test_the_rate_falls_in_thirds() -> None:
     config = TrainConfig(lr=27.0, warmup=0.1, schedule="thirds")
     steps = (0, 5, 6, 29, 30, 39, 40, 49, 50, 59)
     assert [learning_rate(config, step, 60) for step in steps] == pytest.approx([4.5, 27, 27, 27, 9, 9, 3, 3, 1, 1])
+
+
+def test_muon_moves_a_kernel_that_is_zero():
+    """As some begin: it has no scale to hold yet."""
+    p = torch.nn.Parameter(torch.zeros(4, 8, 3, 3))
+    optimizer = make_optimizer([{"params": [p]}], TrainConfig(optimizer="muon", lr=0.1))
+    p.grad = torch.randn(4, 8, 3, 3, generator=torch.Generator().manual_seed(0))
+    optimizer.step()
+    assert torch.allclose(p, -0.1 * orthogonal(1.9 * p.grad.flatten(1)).reshape(p.shape), atol=1e-6)
+
+
+def test_weight_decay_goes_from_the_first_to_the_last():
+    """Half-way both directions agree."""
+    config = TrainConfig(weight_decay=0.1, final_weight_decay=0.5)
+    optimizer = make_optimizer([{"params": [torch.nn.Parameter(torch.ones(2, 2))]}], config)
+    decays = []
+    for step in (0, 25, 99):
+        set_rates(optimizer, config, step, 100)
+        decays.append(optimizer.param_groups[0]["weight_decay"])
+    assert decays == pytest.approx([0.1, 0.5 - 0.2 * (1 + math.cos(math.pi / 4)), 0.5], abs=2e-4)
+
+
+def test_muon_on_a_kernel_by_hand():
+    """Brought to the root of its outputs, then moved by lr times the orthogonal step; no decay."""
+    generator = torch.Generator().manual_seed(0)
+    p = torch.nn.Parameter(torch.randn(6, 5, 3, 3, generator=generator))
+    weight, buffer = p.detach().clone(), torch.zeros(6, 5, 3, 3)
+    config = TrainConfig(optimizer="muon", lr=0.1, momentum=0.8, weight_decay=0.5)
+    optimizer = make_optimizer([{"params": [p]}], config)
+    for _ in range(2):
+        p.grad = torch.randn(6, 5, 3, 3, generator=generator)
+        buffer = 0.8 * buffer + p.grad
+        update = orthogonal((p.grad + 0.8 * buffer).flatten(1)).reshape(p.shape)
+        weight = weight * 6**0.5 / weight.norm() - 0.1 * update
+        optimizer.step()
+        assert torch.allclose(p, weight, atol=1e-5)
+
+
+def test_orthogonal_is_four_steps_of_the_quintic():
+    """It acts on each singular value alone."""
+    generator = torch.Generator().manual_seed(0)
+    for shape in ((4, 7), (7, 4)):
+        x = torch.randn(shape, generator=generator)
+        u, sigma, v = torch.linalg.svd(x, full_matrices=False)
+        sigma = sigma / sigma.norm()
+        for _ in range(4):
+            sigma = 3.4445 * sigma - 4.7750 * sigma**3 + 2.0315 * sigma**5
+        assert torch.allclose(orthogonal(x), (u * sigma) @ v, atol=1e-4)

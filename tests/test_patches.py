@@ -180,3 +180,14 @@ def test_which_images_give_one_patch_more_follows_their_content(n):
     pixels = np.random.default_rng(0).integers(0, 256, (5, 40, 40, 3), dtype=np.uint8)
     one, two = patches(open_images(pixels), n, 3), patches(open_images(pixels[::-1].copy()), n, 3)
     assert set(one.keys.tolist()) == set(two.keys.tolist())
+
+
+@pytest.mark.parametrize("size", [8, 10, 12, 20, 32])
+def test_features_of_a_patch_of_any_size_are_of_the_patch_alone(size):
+    """What is kept around a patch is a whole number of pixels, so not always 2.25 times as wide."""
+    made = patches(open_images(np.random.default_rng(0).integers(0, 256, (2, 40, 40), dtype=np.uint8)), 4, size=size)
+    pixels = made.source(np.arange(4)).pixels
+    margin = (pixels.shape[-1] - size) // 2
+    middle = open_images(pixels[:, :, margin : margin + size, margin : margin + size])
+    encoder = Pixels(made.info(size))
+    np.testing.assert_allclose(features(encoder, made, size), features(encoder, middle, size), atol=1e-4)

@@ -6,6 +6,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from sklearn.svm import LinearSVC
 
 from likewise.draws import Draws
@@ -13,12 +14,15 @@ from likewise.encoders import Pixels, build
 from likewise.errors import UsageError
 from likewise.evaluation import PROBES, svm
 from likewise.evaluation import svm as probe
-from likewise.evaluation.labelled import labelled
+from likewise.evaluation.labelled import Labelled, labelled
 from likewise.evaluation.linear import standardise
 from likewise.evaluation.svm import C, balanced, choose_c, fit_svm, over_folds, pooled, scores
 from likewise.images import datasets, open_images
+from likewise.images.sources import Files
 from likewise.types import DataInfo, Embeddings, Encoder
 from likewise.verbs.evaluate import evaluate
+
+SVM = sys.modules["likewise.evaluation.svm"]
 
 
 def blobs(n=150, d=20, k=4, seed=0, noise=1.5):
@@ -115,8 +119,6 @@ def test_maps_of_all_layers_are_pooled_as_a_loop_does():
 
 
 def test_images_keep_their_aspect_and_their_order():
-    from PIL import Image
-
     generator = np.random.default_rng(0)
     shapes = [(40, 80), (60, 60), (40, 80), (80, 40)]
     pictures = [Image.fromarray(generator.integers(0, 255, (*s, 3), dtype=np.uint8)) for s in shapes]
@@ -153,8 +155,6 @@ def test_images_without_a_label_are_neither_embedded_nor_counted(monkeypatch):
 
 
 def test_images_are_seen_as_they_are_kept_and_none_of_their_batches_is_empty(monkeypatch):
-    from PIL import Image
-
     module, seen = sys.modules["likewise.evaluation.svm"], []
 
     class Watching(Encoder):
@@ -203,8 +203,6 @@ def test_stl10_takes_its_predefined_folds_and_nothing_else(monkeypatch):
 
 def test_on_the_command_line_whole_images_are_seen(tmp_path):
     """A model of 32-pixel patches sees images of 96 pixels whole, though its own views are opened at 48."""
-    from PIL import Image
-
     for part in ("train", "test"):
         for label in ("a", "b"):
             (tmp_path / part / label).mkdir(parents=True)
@@ -250,3 +248,71 @@ def test_protocols_are_those_of_the_paper(monkeypatch):
     assert ask("cifar10-400", per_class=5) == {"side": 64, "pyramid": (2,), "folds": 10, "test": 120, "by_class": False}
     with pytest.raises(UsageError, match="per_class=5, n_draws=0: both must be at least 1"):
         ask("cifar10-400", per_class=5, n_draws=0)
+
+
+class Itself(Encoder):
+    dim = 3
+
+    def dense(self, images):
+        return [images]
+
+    def forward(self, images):
+        return images.mean((2, 3))
+
+
+def test_sizes_are_known_without_decoding(tmp_path, monkeypatch):
+    """A set that the cache has no room for is decoded once by `svm`, and not again for its sizes."""
+    for i in range(12):
+        folder = tmp_path / "images" / "ab"[i % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        pixels = np.random.default_rng(i).integers(0, 256, (20, 24 + i % 3, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{i}.png")
+    images = open_images(tmp_path / "images", labels="folders", cache=tmp_path / "cache", cache_limit=0)
+    loaded, load = [], Files.load
+    monkeypatch.setattr(Files, "load", lambda self, i, *rest: (loaded.append(i), load(self, i, *rest))[1])
+    svm(Itself(), images, images, size=16, draws=Draws(0, 0, 0, torch.from_numpy(images.keys)))
+    assert len(loaded) == 2 * 12  # as train and as test
+    for wrong in ({"side": -5}, {"side": 0}, {"n_draws": 5}, {"n_draws": 0}):
+        with pytest.raises(UsageError, match=next(iter(wrong))):
+            svm(Itself(), images, images, size=16, draws=Draws(0, 0, 0, torch.from_numpy(images.keys)), **wrong)
+
+
+@pytest.mark.parametrize(
+    ("rights", "tried", "best"),
+    [
+        ([5, 6, 4, 7, 0, 0, 0, 0], 6, 3),  # one worse ends nothing, two do
+        ([5, 6, 4, 3, 9, 9, 9, 9], 4, 1),
+        ([5, 5, 5, 5, 5, 5, 5, 5], 8, 0),  # as good is not worse; the smaller among equals
+    ],
+)
+def test_the_search_for_c_ends_when_two_more_are_worse(rights, tried, best, monkeypatch):
+    table = blobs(30, 3, 2)
+    x, y = torch.from_numpy(table.x), torch.from_numpy(table.labels)
+    data, asked = Labelled(x, y, torch.arange(30), x, y, 2), []
+
+    def fit(x, y, n_classes, c, start, iterations):
+        asked.append(c)
+        return torch.tensor([float(C.index(c))])
+
+    def scores(weights, x):
+        right = x[:, 0] < rights[int(weights)]
+        return torch.stack([right, ~right], 1).float()
+
+    monkeypatch.setattr(SVM, "fit_svm", fit)
+    monkeypatch.setattr(SVM, "scores", scores)
+    monkeypatch.setattr(SVM, "N_FOLDS", 1)
+    data = data._replace(x=torch.arange(30.0)[:, None], y=torch.zeros(30, dtype=torch.int64))
+    assert choose_c(data, 0) == C[best]
+    assert len(set(asked)) == tried
+
+
+def test_of_many_images_a_fifth_is_held_out_to_choose_c(monkeypatch):
+    fitted = []
+    monkeypatch.setattr(SVM, "MANY", 40)
+    monkeypatch.setattr(SVM, "fit_svm", lambda x, y, n_classes, *rest: (fitted.append(len(x)), torch.zeros(4, 2))[1])
+    for n, expected in ((40, {26, 28}), (41, {33})):
+        fitted.clear()
+        table = blobs(n, 3, 2)
+        x, y = torch.from_numpy(table.x), torch.from_numpy(table.labels)
+        choose_c(Labelled(x, y, torch.arange(n), x, y, 2), 0)
+        assert set(fitted) == expected

@@ -28,7 +28,7 @@ from likewise.images import ImageSet, open_images
 from likewise.methods import METHODS
 from likewise.methods.base import Method
 from likewise.training import fit as loop
-from likewise.training import state
+from likewise.training import monitor, state
 from likewise.training.distributed import process_group
 from likewise.training.monitor import knn_accuracy
 from likewise.types import Batch, DataInfo, Step, TrainConfig
@@ -813,6 +813,8 @@ def test_there_may_be_no_queue_and_no_companions() -> None:
 def test_local_views_are_smaller_than_global_ones() -> None:
     with pytest.raises(UsageError, match="local_size=16: expected less than size=16"):
         RECIPES["multi-crop"](16, local_size=16)
+    with pytest.raises(UsageError, match="local_size=0"):
+        RECIPES["multi-crop"](32, local_size=0)
 
 
 def test_one_view_is_enough_for_a_memory_of_all_images(tmp_path: Path) -> None:
@@ -836,3 +838,45 @@ def test_a_vit_that_goes_on_at_another_size_keeps_its_positions(tmp_path: Path) 
     pretrain(images(), out=tmp_path / "large", init_from=tmp_path / "small", **{**asked, "size": 32})
     assert [load(tmp_path / run).scale for run in ("small", "large")] == [4, 4]
     assert load(tmp_path / "large", trained=False).scale == 4
+
+
+@pytest.mark.parametrize("damage", [b"", b"\0\0\0", b"\xff\xfe\x00"])
+def test_a_place_that_is_no_text_falls_back_to_the_state_before(damage, tmp_path):
+    net = torch.nn.Linear(2, 2)
+    optimizer = torch.optim.SGD(net.parameters())
+    for step in (1, 2):
+        state.save_state(tmp_path, {"step": step}, {"scores": torch.zeros(1)}, net, optimizer)
+    (tmp_path / "state" / "000000002" / "place.json").write_bytes(damage)
+    place, _ = state.load_state(tmp_path, net, optimizer)
+    assert place["step"] == 1
+
+
+@pytest.mark.parametrize("n_processes", [2, 3, 4, 8])
+@pytest.mark.parametrize(("n", "batch_size"), [(5000, 256), (5000, 250), (101, 50), (65, 32)])
+def test_several_processes_leave_out_less_than_an_image_each(n, batch_size, n_processes, monkeypatch):
+    """In a whole epoch, not in every batch of it."""
+    batches, seen = loop._batches(torch.arange(n).unsqueeze(1), batch_size, n_processes), []
+    monkeypatch.setattr(loop, "world", lambda: n_processes)
+    for process in range(n_processes):
+        monkeypatch.setattr(loop, "rank", lambda process=process: process)
+        seen += [row for rows in batches for row in loop._share(rows).flatten().tolist()]
+    assert len(seen) == len(set(seen)) > n - n_processes
+    assert max(map(len, batches)) <= batch_size
+
+
+def test_no_query_of_the_monitor_has_a_copy_among_the_references(monkeypatch):
+    """7 pictures, each 5 times: the 7 queries end in the middle of some copies."""
+    noise = np.random.default_rng(0).integers(0, 256, (7, 8, 8, 3), dtype=np.uint8)
+    images = open_images(np.repeat(noise, 5, axis=0), labels=np.repeat(np.arange(7) % 2, 5))
+    content = dict(zip(images.keys.tolist(), images.contents.tolist(), strict=True))
+    seen = []
+
+    def knn(train, test):
+        seen.append([{content[int(key)] for key in side.keys} for side in (train, test)])
+        return {"accuracy": 0.5}
+
+    monkeypatch.setattr(monitor, "knn", knn)
+    assert monitor.knn_accuracy(Pixels(images.info(8)), images, 8, torch.device("cpu")) == 0.5
+    ((references, queries),) = seen
+    assert len(queries) == 2
+    assert not references & queries

@@ -87,7 +87,7 @@ class Draws:
     def fixed(self, versions: int) -> "Draws":
         """Draws that ignore the epoch: every image has `versions` fates, and each epoch picks one.
 
-        The keys become those of the fates. No other epoch is -1, so fates and epochs never meet.
+        The keys become those of the fates, so that these and epochs never meet, not even epoch -1.
         """
         if versions < 1:
             raise ValueError(f"versions={versions}: at least 1 is needed")

@@ -302,5 +302,6 @@ def _numbered(images: ImageSet, train: ImageSet) -> np.ndarray:
     assert images.labels is not None
     if images.classes is None or train.classes is None:
         return images.labels
-    numbers = np.array([train.classes.index(name) if name in train.classes else -1 for name in images.classes] or [-1])
+    number = {name: i for i, name in reversed([*enumerate(train.classes)])}
+    numbers = np.array([number.get(name, -1) for name in images.classes] or [-1])
     return np.where(images.labels >= 0, numbers[images.labels], -1)

@@ -40,9 +40,10 @@ def labelled(train: Embeddings, test: Embeddings) -> Labelled:
             f"classes: {named} has names of classes and {bare} none, so that nobody can tell which are which"
         )
     if train.classes is not None and test.classes is not None:
-        names = list(train.classes) + [name for name in test.classes if name not in set(train.classes)]
-        number = np.array([names.index(name) for name in test.classes])
-        y_test = np.where(y_test >= 0, number[y_test], -1)
+        number = {name: i for i, name in reversed([*enumerate(train.classes)])}  # the first of a name that comes twice
+        new = dict.fromkeys(name for name in test.classes if name not in number)
+        number |= {name: i for i, name in enumerate(new, len(train.classes))}
+        y_test = np.where(y_test >= 0, np.array([number[name] for name in test.classes])[y_test], -1)
     known, n_known = y >= 0, len(np.unique(y[y >= 0]))
     if n_known < 2:
         raise UsageError(f"labels: the train images have {n_known} class; this protocol needs at least 2")

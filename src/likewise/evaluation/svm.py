@@ -52,6 +52,10 @@ def svm(
     `accuracy` on test, with all of train, or its mean and `spread` over `n_draws` of `per_class` images each. `side` in
     pixels; None: the median short side of the training images as they are kept.
     """
+    if per_class is None and n_draws != 1:
+        raise UsageError(f"n_draws={n_draws}: draws are of so many images of each class; give per_class too")
+    if side is not None and side < 1:
+        raise UsageError(f"side={side}: expected at least 1 pixel")
     folds = None if per_class is None else balanced(train, per_class, n_draws, draws)
     side = _side(encoder, side or int(np.median(_sizes(train).min(1))), size)
     return {"version": "svm-v1", **judge(encoder, train, test, side, pyramid, folds, draws, device, precision)}
@@ -309,7 +313,7 @@ def _labels(images: ImageSet) -> Int[np.ndarray, " n"]:
 
 def _sizes(images: ImageSet) -> Int[np.ndarray, "n 2"]:
     """Height and width of each image as it is kept, in pixels."""
-    return np.array([images.store[int(row)].shape[1:] for row in images.rows])
+    return images.store.shapes[images.rows, 1:]
 
 
 def _side(encoder: Encoder, side: int, size: int) -> int:

@@ -56,6 +56,7 @@ class Decoded:
 
     def __init__(self, files: Files, reading: Reading, side: int | None, max_pixels: int) -> None:
         self.files, self.reading, self.side, self.max_pixels = files, reading, side, max_pixels
+        self.shapes = reading.shapes  # known without decoding anything
 
     def __getitem__(self, row: int) -> UInt8[np.ndarray, "c h w"]:
         position = int(self.reading.positions[row])
@@ -225,5 +226,7 @@ def parse_bytes(text: int | str) -> int:
 def _sweep(folder: Path, now: Callable[[], float] = time.time) -> None:
     """Remove what writers left that were killed: temporary folders untouched for a day."""
     for left in folder.glob(".*"):
-        if left.is_dir() and now() - left.stat().st_mtime > DAY:
-            shutil.rmtree(left, ignore_errors=True)
+        with suppress(OSError):  # another process may sweep, too
+            touched = max(file.stat().st_mtime for file in (left, *left.iterdir()))  # a folder does not know of writing
+            if now() - touched > DAY:
+                shutil.rmtree(left, ignore_errors=True)

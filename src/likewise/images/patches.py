@@ -64,7 +64,7 @@ def patches(images: ImageSet, n: int, seed: int = 0, *, size: int = 32, scales: 
             done += n_mine
             progress.update(done)
     made = open_images(pixels, name=f"{images.name}, {n} patches of {size}", channels=images.channels)
-    return replace(made, paths=paths, context=CONTEXT)
+    return replace(made, paths=paths, context=side / size)
 
 
 def _usable(images: ImageSet, size: int, scale: float) -> np.ndarray:

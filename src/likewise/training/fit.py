@@ -96,7 +96,7 @@ def fit(method: Method, images: ImageSet, config: TrainConfig, run: Path, *, res
                 if place["epoch"] == 0 and method.looks:
                     look(method, images, config, stopping)
                 method.begin_epoch(place["epoch"], draws.to(device))
-            batches = _batches(method.order(place["epoch"], draws).cpu(), config.batch_size)
+            batches = _batches(method.order(place["epoch"], draws).cpu(), config.batch_size, world())
             mine = [_share(rows) for rows in batches[place["position"] :]]
             ids = [rows.flatten().numpy() for rows in mine]
             with closing(prefetch(images, ids, threads=config.threads)) as feed:
@@ -224,7 +224,7 @@ def _n_steps(method: Method, images: ImageSet, config: TrainConfig, epochs: int 
 
     def length(epoch: int) -> int:
         draws = Draws(config.seed, epoch, 0, torch.from_numpy(images.keys))
-        return len(_batches(method.order(epoch, draws), config.batch_size))
+        return len(_batches(method.order(epoch, draws), config.batch_size, world()))
 
     last = max(0, math.ceil(epochs) - 1)
     if length(0) == length(last):
@@ -238,7 +238,7 @@ def trial_rate(method: Method, images: ImageSet, config: TrainConfig) -> float:
     """Steps per second, views included, on a throw-away copy of the method."""
     copied, draws = copy.deepcopy(method).to(config.device), Draws(config.seed, 0, 0, torch.from_numpy(images.keys))
     copied.begin_epoch(0, draws.to(torch.device(config.device)))
-    ids = _share(_batches(copied.order(0, draws).cpu(), config.batch_size)[0])
+    ids = _share(_batches(copied.order(0, draws).cpu(), config.batch_size, world())[0])
     source = images.source(ids.flatten().numpy())
     return _rate(copied, config, lambda: make_batch(copied, images, ids, source, 0.0, config, 0, 0), RATE_SECONDS)
 
@@ -294,13 +294,20 @@ def autocast(config: TrainConfig) -> AbstractContextManager[Any]:
     return torch.autocast(config.device, torch.bfloat16, enabled=config.precision == "bf16")
 
 
-def _batches(order: Tensor, batch_size: int) -> list[Tensor]:
+def _batches(order: Tensor, batch_size: int, shares: int = 1) -> list[Tensor]:
     """Batches of at most `batch_size` images, as even as can be, so that nobody is left out; none of one image, which
-    no method can compare (three instead, where `batch_size` is 2)."""
+    no method can compare (three instead, where `batch_size` is 2).
+
+    Each divides into so many equal `shares`: of the whole epoch fewer rows than that are left over.
+    """
     if order.numel() == 0:
         raise DataError("the method's order is empty: there is nothing to train on")
-    n_batches = min(math.ceil(order.numel() / batch_size), max(1, order.numel() // 2))
-    return [rows for rows in order.tensor_split(n_batches) if len(rows)]
+    if len(order) < shares:
+        raise DataError(f"the method's order has {len(order)} rows: fewer than the {shares} processes")
+    most = max(1, batch_size // shares) * shares
+    n_batches = min(math.ceil(order.numel() / most), max(1, order.numel() // 2))
+    whole = order[: len(order) // shares * shares].unflatten(0, (-1, shares))
+    return [rows.flatten(0, 1) for rows in whole.tensor_split(n_batches) if len(rows)]
 
 
 def _share(rows: Tensor) -> Tensor:

@@ -73,7 +73,7 @@ class Muon(Optimizer):
                     buffer = state["momentum_buffer"].mul_(group["momentum"]).add_(p.grad)
                     update = orthogonal(p.grad.add(buffer, alpha=group["momentum"]).flatten(1)).reshape(p.shape)
                     if kernel:
-                        p.mul_(len(p) ** 0.5 / p.norm()).add_(update, alpha=-group["lr"])
+                        p.mul_(len(p) ** 0.5 / p.norm().clamp(min=1e-12)).add_(update, alpha=-group["lr"])
                     else:
                         scale = max(1, p.shape[0] / p.shape[1]) ** 0.5
                         p.mul_(1 - group["lr"] * group["weight_decay"]).add_(update, alpha=-group["lr"] * scale)

@@ -52,7 +52,7 @@ def load_state(run: Path, method: nn.Module, optimizer: Optimizer) -> tuple[dict
         try:
             place = json.loads((folder / "place.json").read_text())
             parts = [from_bytes((folder / f"{name}.safetensors").read_bytes()) for name in PARTS]
-        except (OSError, SafetensorError, json.JSONDecodeError):
+        except (OSError, SafetensorError, ValueError):  # ValueError: place.json is no JSON, or not even text
             continue
         weights, moments, tensors = parts
         if len(moments) != place.pop("moments"):

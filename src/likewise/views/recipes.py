@@ -68,8 +68,10 @@ def multi_crop(
     """
     if not min_scale < split:
         raise UsageError(f"min_scale={min_scale}: expected less than split={split}, above which global areas lie")
-    if local_size is not None and local_size >= size:
-        raise UsageError(f"local_size={local_size}: expected less than size={size}, by which global views are told")
+    if local_size is not None and not 0 < local_size < size:
+        raise UsageError(
+            f"local_size={local_size}: expected less than size={size}, by which global views are told, and above 0"
+        )
     patch = 4 if size <= 48 else 8 if size <= 128 else 16
     local_size = local_size or max(patch, round(size * 3 / 7 / patch) * patch)
     base = (0.4 * jitter, 0.2 * jitter, 0.1 * jitter, grey)
