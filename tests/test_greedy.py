@@ -364,3 +364,26 @@ def test_a_selection_goes_on_from_what_is_chosen(pick):
     rest = pick(x, 25, chosen=torch.from_numpy(whole.indices[:15]))
     assert rest.indices.tolist() == whole.indices[15:].tolist()
     np.testing.assert_allclose(rest.gains, whole.gains[15:], rtol=1e-9, atol=1e-9)
+
+
+class Modular:
+    """F of a set is the sum of its weights."""
+
+    monotone = True
+
+    def __init__(self, weights):
+        self.weights, self.n = np.array(weights), len(weights)
+
+    def gains(self, ids):
+        return self.weights[ids], np.zeros(len(ids))
+
+    def exact(self, ids):
+        return self.weights[ids]
+
+    def add(self, at):
+        return float(self.weights[at])
+
+
+def test_threshold_falls_to_epsilon_over_n_of_the_first():
+    picks, _ = maximise(Modular([1e-3, 1.0, 0.05, 0.03]), 3, np.empty(0, np.int64), maximiser="threshold", epsilon=0.1)
+    assert picks.tolist() == [1, 2, 3]

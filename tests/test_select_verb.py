@@ -453,3 +453,14 @@ def test_what_likewise_made_is_no_data(tmp_path):
     likewise.embed(encoder, pixels, size=8, out=tmp_path / "emb")
     with pytest.raises(DataError, match=r"emb: is a folder of likewise's own \(embeddings\); expected the images"):
         likewise.scan(tmp_path / "emb")
+
+
+def test_resume_of_a_finished_selection_knows_what_it_was_given_by_its_content(tmp_path):
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).normal(size=(50, 4)).astype(np.float32))
+    np.save(tmp_path / "scores.npy", np.arange(50.0))
+    given = {"method": "ucs", "budget": 3, "scores": tmp_path / "scores.npy"}
+    first = choose(tmp_path / "x.npy", tmp_path / "sel", **given)
+    assert choose(tmp_path / "x.npy", tmp_path / "sel", resume=True, **given) == first
+    np.save(tmp_path / "scores.npy", -np.arange(50.0))
+    with pytest.raises(UsageError, match="with another target, scores or labels"):
+        choose(tmp_path / "x.npy", tmp_path / "sel", resume=True, **given)

@@ -14,6 +14,8 @@ from likewise.coresets import (
     class_balanced,
     cluster_balanced,
     d2,
+    facility_location,
+    graph_cut,
     herding,
     hierarchical,
     probcover,
@@ -22,6 +24,7 @@ from likewise.coresets import (
     random,
     sas_cut,
     sas_rowsum,
+    saturated_coverage,
     select,
     sem_dedup,
     simcore,
@@ -31,14 +34,17 @@ from likewise.coresets import (
     zcore,
 )
 from likewise.coresets.blocks import Rows, centred, unit
+from likewise.coresets.checkpoint import Checkpoint
 from likewise.coresets.clusters import assign, cluster, members
+from likewise.coresets.estimate import estimate
 from likewise.coresets.near import groups, near_pairs
 from likewise.coresets.neighbours import k_nearest
 from likewise.coresets.open_set import _codes, _passes, _ranked, filter_size
+from likewise.coresets.prototypes import hardness
 from likewise.coresets.turns import shuffled
 from likewise.coresets.zcore import coverage, looks, triangular
 from likewise.draws import mix
-from likewise.errors import DataError, UsageError
+from likewise.errors import DataError, Stopped, UsageError
 from likewise.types import Embeddings
 
 
@@ -165,7 +171,7 @@ def test_prototypes_are_sorted_by_the_distance_to_their_centroid():
 
 
 @pytest.mark.parametrize("balance", [0.3, 0.5, 1.0])
-@pytest.mark.parametrize("chosen", [[], [3, 4, 5, 90]])
+@pytest.mark.parametrize("chosen", [[], [3, 4, 5, 90], list(range(20)), list(range(70, 80))])
 def test_prototypes_keep_every_clusters_share_at_every_prefix(balance, chosen):
     x = torch.nn.functional.normalize(mixture([60, 20, 10, 10], 5, 0.5)[0])
     hard, cell = difficulty(x, 4)
@@ -173,18 +179,17 @@ def test_prototypes_keep_every_clusters_share_at_every_prefix(balance, chosen):
     picks = prototypes(
         x, 96 - len(chosen), n_clusters=4, balance=balance, chosen=torch.tensor(chosen, dtype=int)
     ).indices
-    caught_up = False
+    before = np.bincount(cell[chosen], minlength=4) if chosen else np.zeros(4, int)
     for total in range(len(chosen) + 1, 97):
         held = np.concatenate([chosen, picks[: total - len(chosen)]]).astype(int)
         counts = np.bincount(cell[held], minlength=4)
-        enough = (counts >= np.minimum(sizes, int(balance * total / 4))).all()
-        caught_up |= enough
-        assert enough or (chosen and not caught_up)  # what was chosen may be one-sided
+        due = np.minimum(sizes, int(balance * total / 4))
+        possible = np.maximum(due - before, 0).sum() <= total - len(chosen)  # what was chosen may be one-sided
+        assert (counts >= due).all() or not possible
         for c in range(4):  # of each cluster the hardest
             mine = [i for i in picks[: total - len(chosen)] if cell[i] == c]
             left = [i for i in np.flatnonzero(cell == c) if i not in mine and i not in chosen]
             assert not mine or not left or min(hard[mine]) >= max(hard[left]) - 1e-8
-    assert caught_up
     with pytest.raises(UsageError, match=r"balance=2\.0: must be between 0 and 1"):
         prototypes(x, 5, balance=2.0)
 
@@ -755,3 +760,157 @@ def test_one_far_row_hides_no_other_distances():
         assert len({tuple(selection.indices.tolist()) for selection in made}) == 1
     alone = select(near, "probcover", 9, metric="euclidean", radius=0.3)
     assert select(x, "probcover", 9, metric="euclidean", radius=0.3).gains.tolist() == alone.gains.tolist()
+
+
+def drawn(n, d, seed=0):
+    return torch.randn(n, d, generator=torch.Generator().manual_seed(seed))
+
+
+def copies(n_distinct, n_each, d=64, seed=1):
+    """Images each many times over, of several lengths, in any order."""
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(n_distinct, d, generator=generator).repeat_interleave(n_each, 0)
+    order = torch.randperm(len(x), generator=generator)
+    return x[order] * (0.5 + torch.rand(len(x), 1, generator=generator))
+
+
+@pytest.mark.parametrize("memory", [2 << 30, 20_000, 3_000])
+def test_sas_cut_takes_the_lower_id_where_all_gains_are_zero(memory):
+    labels = torch.zeros(51, dtype=torch.int64)
+    x = (0.5 + torch.rand(51, 1)).double() * drawn(1, 37).double()  # copies: after 25 picks no other gains anything
+    assert sas_cut(x, 51, labels=labels, memory=memory).indices.tolist() == list(range(51))
+    x = torch.linalg.qr(drawn(40, 40).double())[0]  # images like no other
+    assert sas_cut(x, 10, labels=labels[:40], memory=memory).indices.tolist() == list(range(10))
+
+
+@pytest.mark.parametrize("options", [{"cells": 4}, {"swaps": 1}, {}], ids=str)
+def test_copies_stay_with_the_first_pick_whatever_the_memory(options):
+    x = copies(30, 10)
+    expected = facility_location(x, 60, **options)
+    assert sorted(expected.weights.tolist()) == [0.0] * 30 + [10.0] * 30
+    for memory in (2_000_000,) if "swaps" in options else (60_000, 20_000):
+        found = facility_location(x, 60, memory=memory, **options)
+        assert found.indices.tolist() == expected.indices.tolist()
+        assert found.weights.tolist() == expected.weights.tolist()
+
+
+def test_what_is_chosen_counts_for_every_node_above_it():
+    x = torch.tensor([[0.0, 0], [0, 1], [10, 0], [10, 1]]).repeat_interleave(20, 0) + 0.01 * drawn(80, 2)
+    picks = hierarchical(x, 12, levels=[4, 2], chosen=torch.arange(12)).indices
+    assert Counter((picks // 20).tolist()) == {2: 6, 3: 6}
+
+
+def test_prototypes_make_up_for_what_was_chosen():
+    wide = torch.full((10, 1), 0.2)
+    wide[0] = 0.8  # the hardest images are those of the cluster that has been chosen from
+    x = (5 * torch.eye(10)).repeat_interleave(40, 0) + wide.repeat_interleave(40, 0) * drawn(400, 10)
+    cell = hardness(x, 10, seed=0, memory=2 << 30, keys=None)[1].numpy()
+    chosen = torch.arange(20)
+    assert len(set(cell[:20])) == 1
+    picks = prototypes(x, 180, n_clusters=10, balance=1.0, chosen=chosen).indices
+    assert np.bincount(cell[np.concatenate([chosen, picks])]).tolist() == [20] * 10
+
+
+@pytest.mark.parametrize("n", [10, 20, 60, 200])
+def test_balls_of_the_radius_sought_are_as_pure_as_said(n):
+    for seed in range(3):
+        x = drawn(n, 3, seed)
+        radius = probcover(x, 1, n_clusters=4).meta["radius"]
+        cell = cluster(centred(x), 4).cell
+        inside = torch.cdist(x.double(), x.double()) <= radius * (1 + 1e-6)
+        pure = [bool((cell[ball] == cell[i]).all()) for i, ball in enumerate(inside)]
+        assert np.mean(pure) >= 0.95
+
+
+def test_ccs_keeps_one_image_at_least():
+    assert len(ccs(torch.zeros(10, 3), 2, scores=torch.arange(10.0), drop=1 - 1e-10)) == 2
+
+
+def test_hierarchical_places_centres_on_the_nearest_half(monkeypatch):
+    module = sys.modules["likewise.coresets.hierarchical"]
+    seen, real = [], module.cluster
+    monkeypatch.setattr(module, "cluster", lambda rows, *args, **how: seen.append(rows.x) or real(rows, *args, **how))
+    x = drawn(40, 2).double()
+    module._level(x, 4, 1, 0, 1 << 30)
+    found = real(Rows(x, 1 << 30), 4, seed=0)
+    nearest = []
+    for c in range(4):
+        ids = torch.nonzero(found.cell == c)[:, 0]
+        nearest += ids[found.distance[ids].argsort()[:5]].tolist()
+    assert sorted(map(tuple, seen[1].tolist())) == sorted(map(tuple, x[nearest].tolist()))
+
+
+def test_d2_sends_no_message_below_zero():
+    late = 0
+    for seed in range(3):
+        x, scores = drawn(40, 2, seed), torch.rand(40, generator=torch.Generator().manual_seed(seed)).double()
+        far = torch.cdist(x.double(), x.double()).fill_diagonal_(torch.inf)
+        near = far.argsort(1)[:, :5]
+        weight = torch.exp(-0.1 * far.gather(1, near)).numpy()
+        values = ((scores - scores.min()) / (scores.max() - scores.min())).numpy()
+        score, left, picks = values + (weight * values[near]).sum(1), list(range(40)), []
+        while left:
+            i = max(left, key=lambda i: score[i])
+            late += score[i] < 0
+            picks.append(i)
+            left.remove(i)
+            score[near[i]] -= weight[i] * max(score[i], 0)
+        assert d2(x, 40, scores=scores).indices.tolist() == picks
+    assert late
+
+
+def test_what_is_promised_of_the_best_is_the_bound():
+    x = torch.nn.functional.normalize(drawn(50, 5).double())
+    selection = facility_location(x, 4)
+    value = float(((1 + x @ x[selection.indices].T) / 2).amax(1).sum())
+    assert selection.meta["of_best"] == pytest.approx(value / (value + 4 * selection.gains[-1]))
+
+
+def test_the_default_share_counts_what_is_chosen():
+    x, chosen = drawn(60, 4), torch.tensor([3, 9, 11, 30, 31, 32])
+    expected = saturated_coverage(x, 6, chosen=chosen, share=12 / 60)
+    found = saturated_coverage(x, 6, chosen=chosen)
+    assert found.indices.tolist() == expected.indices.tolist()
+    assert found.gains.tolist() == expected.gains.tolist()
+
+
+def test_graph_cut_that_is_not_monotone_goes_on_by_its_gains():
+    x = drawn(40, 4)
+    lazy, naive = (graph_cut(x, 40, redundancy=1.0, maximiser=maximiser) for maximiser in ("lazy", "naive"))
+    assert lazy.gains.min() < -1
+    assert lazy.indices.tolist() == naive.indices.tolist()
+
+
+def test_a_cell_makes_all_the_picks_that_it_has_a_place_for():
+    x = torch.zeros(1000, 8)
+    x[:, 0] = -1.0
+    x[:50] = torch.eye(8)[0] + 0.3 * drawn(50, 8)
+    picks = facility_location(x, 40, cells=2).indices
+    assert (picks < 50).sum() == 39  # and one stands for all others, which are copies
+
+
+def test_random_ones_are_drawn_beside_what_is_chosen():
+    selection = select(drawn(60, 4), "random", 10, chosen=list(range(30)))
+    assert selection.meta["random_quality"] == pytest.approx(dict(selection.quality))
+
+
+def test_what_was_picked_is_not_picked_again_where_all_is_covered(tmp_path):
+    x, options = drawn(30, 3), {"method": "probcover", "budget": 20, "radius": 1e3}
+    whole = select(x, **options)
+    with pytest.raises(Stopped):
+        select(x, checkpoint=Checkpoint(tmp_path / "state", stopping=[15]), **options)
+    rest = select(x, checkpoint=Checkpoint(tmp_path / "state"), **options)
+    assert rest.indices.tolist() == whole.indices.tolist()
+
+
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [
+        ("k-center", {"quantile": 0.9}),
+        ("facility-location", {"swaps": 1}),
+        ("facility-location", {"maximiser": "naive"}),
+    ],
+)
+def test_no_cost_is_told_of_options_that_it_leaves_out(method, options):
+    assert estimate(method, 1000, 8, 100, 2 << 30, {}) is not None
+    assert estimate(method, 1000, 8, 100, 2 << 30, options) is None

@@ -183,10 +183,10 @@ def squared_distances(
     return distances.masked_fill_(distances < 1e-12 * (own + squares), 0.0)
 
 
-def lowest_tie(values: Float[Tensor, " n"], tie: float = TIE) -> tuple[int, float]:
-    """Position of the first value within the tie of the largest one, and the largest."""
+def lowest_tie(values: Float[Tensor, " n"], tie: float = TIE, noise: float = 0.0) -> tuple[int, float]:
+    """Position of the first value within the tie of the largest one, or within the noise of it, and the largest."""
     top = float(values.max())
-    return int((values >= top - tie * abs(top)).nonzero()[0, 0]), top
+    return int((values >= top - tie * abs(top) - noise).nonzero()[0, 0]), top
 
 
 def largest(values: Float[Tensor, " n"], n: int) -> tuple[Int[Tensor, " m"], float]:

@@ -48,7 +48,7 @@ def ccs(
         scores, _ = hardness(x, n_clusters, seed=seed, memory=memory, keys=keys)
     hard = scores.double().cpu()
     by_ease = hard.argsort(stable=True).numpy()
-    kept = by_ease[: n - int(drop * n + 1e-9)]
+    kept = by_ease[: max(n - int(drop * n + 1e-9), 1)]
     values = hard.numpy()
     low, high = values[kept[0]], values[kept[-1]]
     width = (high - low) / n_strata or 1.0

@@ -24,7 +24,7 @@ class Estimate(NamedTuple):
 
 
 def estimate(method: str, n: int, d: int, budget: int, memory: int, options: dict[str, Any]) -> Estimate | None:
-    """For methods whose cost can be told from the sizes alone; None for others."""
+    """For methods, by options, whose cost can be told from the sizes alone; None for others."""
     cells = options.get("cells") or (1 if n <= EXACT else -(-n // CELL))
     made = {  # products of two rows
         "facility-location": 5 * n * n / cells,
@@ -32,7 +32,8 @@ def estimate(method: str, n: int, d: int, budget: int, memory: int, options: dic
         "k-means": 1.5 * (1 + options.get("n_iterations", 10)) * n * budget,
         "random": 0,
     }
-    if method not in made:
+    slower = options.get("quantile", 1.0) < 1 or options.get("swaps") or options.get("maximiser", "lazy") != "lazy"
+    if method not in made or slower:
         return None
     judged = 2.8 * min(n * budget, PAIRS) + 600 * n + 16 * budget**1.5
     held = sum(size for size in (4 * n * d, 8 * n * d) if size <= memory // 3)

@@ -21,7 +21,7 @@ from torch import Tensor
 from likewise.coresets.blocks import MEMORY, TIE, Rows, check, parts, rounding, spans, unit
 from likewise.coresets.checkpoint import Checkpoint
 from likewise.coresets.clusters import cluster, members
-from likewise.coresets.greedy import Gains, Ids, check_epsilon, maximise
+from likewise.coresets.greedy import NOISE, Gains, Ids, check_epsilon, maximise
 from likewise.coresets.pairs import Pairs
 from likewise.coresets.swaps import check_memory, refine
 from likewise.errors import UsageError
@@ -30,6 +30,7 @@ from likewise.types import Selection
 
 EXACT = 60_000  # images up to which all pairs are looked at by default
 CELL = 4096  # images of a cell otherwise
+SAME = 1e-9  # by which a pick must be more similar than those before it to represent an image
 DENSE = 48  # pairs are listed once fewer than one in 48 matters: gathering one costs more than its product
 
 
@@ -82,7 +83,9 @@ def facility_location(
     meta: dict[str, float] = {}
     if swaps:
         objective.pairs = None  # to make room
-        picks, cell, meta["swaps"] = refine(objective.rows, picks, taken, n_rounds=swaps, seed=seed)
+        picks, _, meta["swaps"] = refine(objective.rows, picks, taken, n_rounds=swaps, seed=seed)
+        at = torch.from_numpy(np.concatenate([taken, picks])).to(x.device)
+        cell = _first_nearest(objective.rows, at).cpu().numpy()
         rises = _rises(objective.rows, picks, taken)
     elif maximiser in ("lazy", "naive"):
         meta["of_best"] = _of_best(objective.value(), budget, rises)
@@ -153,10 +156,10 @@ def _by_cells(
         ):
             cell = cells[number] = _greedy_in(x, cell.ids, cell.held, 2 * len(cell.picks), budget, memory)
 
-    gains = np.concatenate([np.minimum.accumulate(cell.gains) for cell in cells])
+    gains = np.concatenate([cell.gains for cell in cells])
     rank = np.concatenate([np.arange(len(cell.picks)) for cell in cells])
     picks = np.concatenate([cell.picks for cell in cells])
-    order = np.lexsort((picks, rank, -gains))[:budget]
+    order = np.lexsort((picks, rank, -gains.round(9)))[:budget]
     picks, gains = picks[order], gains[order]
     meta = {
         "approximation": (
@@ -187,7 +190,8 @@ def _greedy_in(x: Tensor, ids: np.ndarray, held: np.ndarray, size: int, budget: 
         return _Cell(ids, held, ids[:0], np.zeros(0))
     objective = FacilityLocation(x[torch.from_numpy(ids).to(x.device)], memory)
     picks, gains = maximise(objective, size, held, show=lambda _: None)  # the bar is that of the cells
-    return _Cell(ids, held, ids[picks], gains)
+    gains = np.minimum.accumulate(gains)
+    return _Cell(ids, held, ids[picks], np.where(gains > NOISE * len(ids), gains, 0.0))
 
 
 def _weights(x: Tensor, cells: list[_Cell], picks: np.ndarray, memory: int) -> np.ndarray:
@@ -200,10 +204,21 @@ def _weights(x: Tensor, cells: list[_Cell], picks: np.ndarray, memory: int) -> n
         mine = np.concatenate([cell.ids[cell.held], some])
         if len(some):
             rows = unit(x[torch.from_numpy(cell.ids).to(x.device)], memory)
-            nearest = rows.matches(rows.single(torch.from_numpy(np.searchsorted(cell.ids, mine)).to(x.device)))[0]
+            nearest = _first_nearest(rows, torch.from_numpy(np.searchsorted(cell.ids, mine)).to(x.device))
             counts = np.bincount(nearest.cpu().numpy(), minlength=len(mine))[len(cell.held) :]
             weights[place[some]] = counts
     return weights
+
+
+def _first_nearest(rows: Rows, at: Tensor) -> Tensor:
+    """Which of the rows `at` is the most similar to each row: of equals the first, as when they are picked in turn."""
+    found, first, second = rows.matches(rows.single(at))
+    unsure = (first - second <= 2 * (rounding(rows.x.shape[1]) + SAME)).nonzero()[:, 0]
+    others = rows[at].T
+    for part in spans(len(unsure), 3 * len(at) + 2 * rows.x.shape[1], rows.memory // 3):
+        cosines = rows[unsure[part]] @ others
+        found[unsure[part]] = (cosines >= cosines.amax(1, keepdim=True) - SAME).view(torch.uint8).argmax(1)
+    return found
 
 
 class FacilityLocation:
@@ -263,7 +278,7 @@ class FacilityLocation:
         closer = similarity > old
         images, old, new = images[closer], old[closer], similarity[closer]
         self.best[images] = new
-        self.cell[images[new > old + 1e-9]] = self.size  # a copy stays with the earlier pick
+        self.cell[images[new > old + SAME]] = self.size  # a copy stays with the earlier pick
         self.size += 1
         if self.pairs is None:
             self._lower(images, old, new)

@@ -61,12 +61,12 @@ def hierarchical(
     line = after(line, chosen)
 
     nodes, centres = lowest.cell, lowest.centres
-    line = by_turns(line, nodes.cpu().numpy())
+    line = after(by_turns(line, nodes.cpu().numpy()), chosen)
     for k in levels[1:]:
         used, nodes = nodes.unique(return_inverse=True)
         found = _level(centres[used], k, n_resamplings, seed, memory)
         nodes, centres = found.cell[nodes], found.centres
-        line = by_turns(line, nodes.cpu().numpy())
+        line = after(by_turns(line, nodes.cpu().numpy()), chosen)
     picks = line[~np.isin(line, chosen.cpu().numpy())][:budget]
     return Selection(picks, np.zeros(budget))
 

@@ -114,9 +114,10 @@ def _pure_radius(rows: Rows, cell: Int[Tensor, " n"], queries: Int[Tensor, " q"]
             least = torch.minimum(least, squares.amin(1))
         nearest.append(least)
     ordered = torch.cat(nearest).sort().values
-    edge = ordered[int((1 - PURE) * len(ordered)) :][:1]
-    before = ordered[: int((1 - PURE) * len(ordered))][-1:]
-    between = torch.cat([before, edge]).sqrt().mean()
+    edge = ordered[int((1 - PURE) * len(ordered))]
+    short = edge * (1 - 8 * TIE)  # two images that are each other's nearest have the same distance, to a tie
+    below = torch.cat([short[None], ordered[ordered < short]])[-1]
+    between = torch.stack([below, edge]).sqrt().mean()
     if between.isfinite():
         return float(between)
     return 2 * max(float(block.square().sum(1).max()) for _, block in rows.blocks(rows.x.shape[1])) ** 0.5

@@ -86,16 +86,17 @@ def _with_shares(line: np.ndarray, cell: np.ndarray, held: np.ndarray, balance: 
         for queue in queues:
             while queue and taken[queue[-1]]:
                 queue.pop()
-        behind = [queue[-1] for c, queue in enumerate(queues) if queue and counts[c] < quota]
+        behind = [(counts[c], queue[-1]) for c, queue in enumerate(queues) if queue and counts[c] < quota]
+        least = min((count for count, _ in behind), default=quota - 1)  # below that where the chosen are one-sided
         # With nobody behind the line goes on, even where rounding says that the next share is due already.
         n_free = max(math.ceil(quota * k / balance) - total - len(behind), 0 if behind else 1)
-        if n_free > 0:
+        if n_free > 0 and least == quota - 1:
             batch: list[int] = []
             while len(batch) < n_free and (i := next(rest, None)) is not None:
                 if not taken[i]:
                     batch.append(i)
         else:
-            batch = sorted(behind, key=lambda i: position[i])
+            batch = sorted((i for count, i in behind if count == least), key=lambda i: position[i])
         for i in batch:
             taken[i] = True
             counts[cell[i]] += 1

@@ -22,6 +22,8 @@ from likewise.coresets.turns import after, places
 from likewise.errors import UsageError
 from likewise.types import Selection
 
+NOISE = 1e-12  # of the number of images of a class: gains closer than this are equal, even those next to zero
+
 Rank = Callable[[Rows, Tensor, Tensor, int], tuple[list[int], list[float]]]
 
 
@@ -134,7 +136,7 @@ def _cut(rows: Rows, ids: Tensor, held: Tensor, n_picks: int) -> tuple[list[int]
         _join(rows, ids, gains, at)
     picks, rises = [], []
     for _ in range(n_picks):
-        at, top = lowest_tie(gains)
+        at, top = lowest_tie(gains, noise=NOISE * len(ids))
         picks.append(int(ids[at]))
         rises.append(top)
         _join(rows, ids, gains, at)

@@ -32,6 +32,7 @@ from likewise.verbs.originals import Originals
 STATE = "state.safetensors"  # of a selection that is not finished
 SELECTION_FILES = ("selection.csv", "selection.json", "thumbs")
 MOST_BYTES = 255  # of a file's name, on the usual disks
+_CONTENT = {"features": "from other features", "contents": "with another target, scores or labels in their files"}
 N_THUMBS, THUMB_SIDE = 120, 48  # as many as the report shows
 
 
@@ -93,9 +94,15 @@ def choose(
     named = {"target": target, "scores": scores, "labels": labels}
     held = None if chosen is None else read_ids(chosen, "--chosen", len(x), paths)
     begun_with = None if held is None else f"{len(held)} images, hash {fingerprint([held])[:12]}"
+    given: dict[str, Any] = {
+        "target": None if target is None else _features(target, None, device)[0],
+        "scores": None if scores is None else _scores(scores, paths),
+        "labels": None if labels is None else _labels(labels, x, paths),
+    }
+    contents = " ".join("none" if value is None else _identity(value) for value in given.values())
     finished = None
     if resume and (out / "selection.json").is_file() and not (out / STATE).is_file():
-        asked = {"method": method, "budget": n_picks, "seed": seed, "features": features}
+        asked = {"method": method, "budget": n_picks, "seed": seed, "features": features, "contents": contents}
         asked |= {"options": {"metric": metric, **options}, "chosen": begun_with}
         asked |= {argument: None if value is None else str(value) for argument, value in named.items()}
         finished = _finished(out, asked)
@@ -108,12 +115,6 @@ def choose(
         _bring(originals, x, paths, finished, copy_to, link_to)
         return _answer(out, finished, budget)
     _check_places(copy_to, link_to)
-    given: dict[str, Any] = {
-        "chosen": held,
-        "target": None if target is None else _features(target, None, device)[0],
-        "scores": None if scores is None else _scores(scores, paths),
-        "labels": None if labels is None else _labels(labels, x, paths),
-    }
     before = peak_memory_mb()
     claim(out, "selection", overwrite=overwrite or resume)
     if not resume:
@@ -122,10 +123,11 @@ def choose(
         if resume and not (checkpoint and (out / STATE).is_file()):
             say(f"--resume: {out} holds nothing that {method} could go on from; it starts over")
         how: dict[str, Any] = {"metric": metric, "seed": seed, "memory": memory, "checkpoint": checkpoint}
-        selection = select(x, selector, budget, **how, **given, **options)
+        selection = select(x, selector, budget, chosen=held, **how, **given, **options)
     peak = peak_memory_mb() - before
     folder = new_folder(out, "selection", SELECTION_FILES, overwrite=True)
     about = {**selection.meta, "embeddings": str(Path(source).absolute()), "features": features}
+    about["contents"] = contents
     about["data"] = None if where is None else lasting(where)
     about |= {"method": method, "peak_memory_mb": peak}
     about |= {argument: str(value) for argument, value in named.items() if value is not None}
@@ -206,9 +208,9 @@ def _finished(out: Path, asked: dict[str, Any]) -> Selection:
     """The selection that is there already, if it is the one asked for."""
     selection = Selection.load(out)
     for name, value in asked.items():
-        had = selection.meta.get(name, value if name == "features" else None)  # older ones do not say of which
+        had = selection.meta.get(name, value if name in _CONTENT else None)  # older ones do not say of which
         if had != value:
-            what = "from other features" if name == "features" else f"with {name}={had!r}, not {value!r}"
+            what = _CONTENT.get(name, f"with {name}={had!r}, not {value!r}")
             raise UsageError(f"--resume: {out} holds a finished selection {what}; pass --overwrite, or choose another")
     return selection
 
