@@ -378,3 +378,54 @@ def test_a_set_of_files_may_be_asked_for_its_own_labels_by_name(tmp_path: Path) 
     assert len(images.classes or []) == 10
     with pytest.raises(UsageError, match="labels=mnist: expected folders"):
         open_images("imagenette96:test", labels="mnist", side=8, cache=tmp_path)
+
+
+def test_the_batches_of_cifar_come_in_their_order(server: dict[str, bytes]) -> None:
+    batches = b"".join(server[f"data_batch_{i}.bin"] for i in range(1, 6))
+    rows = np.frombuffer(batches, np.uint8).reshape(15, 3073)
+    pixels = open_images("cifar10").source(range(15)).pixels.numpy()
+    assert np.array_equal(pixels.reshape(15, -1), rows[:, 1:])
+
+
+def test_the_users_folder_goes_before_the_cache(
+    official: dict[str, bytes], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("LIKEWISE_DATA", str(tmp_path / "data"))
+    monkeypatch.setenv("LIKEWISE_CACHE", str(tmp_path / "cache"))
+    for place in ("data/mnist", "cache/datasets/mnist"):
+        (tmp_path / place).mkdir(parents=True)
+        for name in datasets._IDX["test"]:
+            (tmp_path / place / name).write_bytes(official[name] if place.startswith("data") else b"damaged")
+    assert len(open_images("mnist:test")) == 4
+
+
+def test_classes_have_the_names_of_their_numbers() -> None:
+    """As the sets' homes list them."""
+    clothes = ["T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag"]
+    assert datasets.CLASSES["fashion-mnist"] == [*clothes, "Ankle boot"]
+    assert datasets.CLASSES["cifar10"] == [
+        "airplane",
+        "automobile",
+        "bird",
+        "cat",
+        "deer",
+        "dog",
+        "frog",
+        "horse",
+        "ship",
+        "truck",
+    ]
+    assert datasets.CLASSES["stl10"] == [
+        "airplane",
+        "bird",
+        "car",
+        "cat",
+        "deer",
+        "dog",
+        "horse",
+        "monkey",
+        "ship",
+        "truck",
+    ]
+    things = "tench English_springer cassette_player chain_saw church French_horn garbage_truck gas_pump golf_ball"
+    assert [datasets.IMAGENETTE[number] for number in sorted(datasets.IMAGENETTE)] == [*things.split(), "parachute"]

@@ -2,6 +2,7 @@
 
 import io
 import json
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -11,8 +12,9 @@ from typer.testing import CliRunner
 
 import likewise
 from likewise.cli import app
-from likewise.coresets.codes import near_codes
-from likewise.coresets.near import groups, near_groups, near_pairs
+from likewise.coresets import near
+from likewise.coresets.codes import code_pairs, near_codes
+from likewise.coresets.near import groups, joined, near_groups, near_pairs, with_lowest
 from likewise.errors import DataError, UsageError
 from likewise.images.fingerprint import fingerprint
 from likewise.types import Embeddings
@@ -164,3 +166,33 @@ def test_plain_pictures_have_fingerprints_too(kind):
     picture = {"flat": 0 * x + 128, "ramp": 2 * x, "stripes": 150 * (x // 8 % 2), "disc": disc, "page": page}[kind]
     codes = [fingerprint((picture * factor + more).round().astype(np.uint8)[None]) for factor, more in CHANGES]
     assert max(bin(code ^ codes[0]).count("1") for code in codes) <= 6  # as many as scan allows
+
+
+def alike(n: int) -> np.ndarray:
+    """Codes that are all within 6 bits of each other, and a seventh of them anywhere."""
+    rng = np.random.default_rng(0)
+    codes = np.zeros(n, np.uint64)
+    for _ in range(3):
+        codes ^= np.uint64(1) << rng.integers(0, 64, n).astype(np.uint64)
+    codes[::7] = rng.integers(0, 2**64, len(codes[::7]), dtype=np.uint64)
+    return codes
+
+
+@pytest.mark.parametrize("links", [1 << 20, 50])
+def test_codes_are_joined_as_they_are_found(links: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(near, "_LINKS", links)
+    codes = np.concatenate([alike(120), alike(40)])
+    found = joined(((pairs, 1 - bits / 64) for pairs, bits in code_pairs(codes, 4)), len(codes))
+    pairs, bits = near_codes(codes, 4)
+    expected = with_lowest(pairs, 1 - bits / 64, len(codes))
+    assert [(ids.tolist(), low) for ids, low in found] == [(ids.tolist(), low) for ids, low in expected]
+
+
+def test_many_that_are_nearly_alike_take_little_memory() -> None:
+    codes = alike(1_200)
+    tracemalloc.start()
+    try:
+        joined(((pairs, 1 - bits / 64) for pairs, bits in code_pairs(codes, 6)), len(codes))
+        assert tracemalloc.get_traced_memory()[1] < 60_000_000  # all pairs at once: 110 MB, 1.4 GB of 4,000
+    finally:
+        tracemalloc.stop()

@@ -23,21 +23,26 @@ def near_codes(codes: UInt64[np.ndarray, " n"], distance: int) -> tuple[Int[np.n
     Equal codes are each paired with the first of them alone, and only that one with others: n copies make n - 1 pairs.
     Raises UsageError unless 0 <= distance <= 15.
     """
+    pairs, bits = zip(*code_pairs(codes, distance), strict=True)
+    found, at = np.unique(np.concatenate(pairs), axis=0, return_index=True)
+    return found, np.concatenate(bits)[at]
+
+
+def code_pairs(
+    codes: UInt64[np.ndarray, " n"], distance: int
+) -> Iterator[tuple[Int[np.ndarray, "p 2"], Int[np.ndarray, " p"]]]:
+    """The same some at a time, where a pair may come up to four times."""
     if not 0 <= distance <= 15:
         raise UsageError(f"distance={distance}: must be from 0 to 15 bits of 64")
     distinct, first, inverse = np.unique(codes, return_index=True, return_inverse=True)
     copies = np.flatnonzero(first[inverse] != np.arange(len(codes)))
-    pairs = [np.stack([first[inverse[copies]], copies], 1)]
-    bits = [np.zeros(len(copies), dtype=np.int64)]
+    yield np.stack([first[inverse[copies]], copies], 1), np.zeros(len(copies), dtype=np.int64)
     for part in range(_PARTS):
         keys = (distinct >> np.uint64(_BITS * part) & np.uint64((1 << _BITS) - 1)).astype(np.int64)
         for one, other in _candidates(keys, distance // _PARTS):
             differing = _count(distinct[one] ^ distinct[other])
             keep = differing <= distance
-            pairs.append(np.sort(np.stack([first[one[keep]], first[other[keep]]], 1), axis=1))
-            bits.append(differing[keep])
-    found, at = np.unique(np.concatenate(pairs), axis=0, return_index=True)
-    return found, np.concatenate(bits)[at]
+            yield np.sort(np.stack([first[one[keep]], first[other[keep]]], 1), axis=1), differing[keep]
 
 
 def _candidates(keys: Int[np.ndarray, " n"], radius: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:

@@ -5,7 +5,7 @@ that close to the plane halfway between their cells' centres; so each cell is co
 that lie close enough to its border. All pairs are found, whatever the cells; the cells only save the others.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from likewise.coresets.clusters import Clusters, cluster, members, tiles
 from likewise.errors import UsageError
 
 _SAMPLE = 2_000  # images that tell how many are near the border of a cell
+_LINKS = 1 << 20  # of images to others of their group, from which on they are made fewer
 _VISIT = 64  # bytes that one of these takes while the lists are made
 
 
@@ -27,7 +28,7 @@ def near_pairs(
 
     The result takes 24 bytes a pair beyond `memory`. Raises UsageError unless 0 < similarity <= 1.
     """
-    _check(similarity)
+    check_similarity(similarity)
     rows = unit(x, memory)
     cells = cluster(rows, keys=keys)
     pairs, cosines = [], []
@@ -111,26 +112,51 @@ def near_groups(
 
     Pairs are joined as they are found, so that even a pool of one image many times over fits in `memory`.
     """
-    _check(similarity)
+    check_similarity(similarity)
     rows = unit(x, memory)
     cells = cluster(rows, keys=keys)
-    links, lows = [np.empty((0, 2), np.int64)], [np.empty(0)]
-    for one, other, cosine in compared(rows, cells, 1 - similarity):
-        close = cosine >= similarity - 1e-9
-        if one is other:
-            close.fill_diagonal_(False)
-        if not close.any():
-            continue
-        a, b = one[close.nonzero()[:, 0]].cpu().numpy(), other[close.nonzero()[:, 1]].cpu().numpy()
-        names, places = np.unique(np.concatenate([a, b]), return_inverse=True)
-        # One link to the first of its part for each image, whatever the number of pairs
-        lowest = _lowest(places.reshape(2, -1).T, len(names))
-        links.append(np.stack([names[lowest], names], 1))
-        low = np.full(len(names), np.inf)
-        np.minimum.at(low, lowest[places.reshape(2, -1)[0]], cosine[close].cpu().numpy())
-        lows.append(low[lowest])
-    pairs, values = np.concatenate(links), np.concatenate(lows)
-    return with_lowest(pairs, values, len(x))
+
+    def found() -> Iterator[tuple[Int[np.ndarray, "p 2"], Float[np.ndarray, " p"]]]:
+        for one, other, cosine in compared(rows, cells, 1 - similarity):
+            close = cosine >= similarity - 1e-9
+            if one is other:
+                close.fill_diagonal_(False)
+            a, b = close.nonzero().T
+            yield torch.stack([one[a], other[b]], 1).cpu().numpy(), cosine[a, b].cpu().numpy()
+
+    return joined(found(), len(x))
+
+
+def joined(
+    found: Iterable[tuple[Int[np.ndarray, "p 2"], Float[np.ndarray, " p"]]], n: int
+) -> list[tuple[Int[np.ndarray, " m"], float]]:
+    """As `with_lowest`, of pairs that come some at a time and are not kept."""
+    kept, held, most = [(np.empty((0, 2), np.int64), np.empty(0))], 0, _LINKS
+    for pairs, values in found:
+        if len(pairs):
+            kept.append(_links(pairs, values))
+            held += len(kept[-1][0])
+        if held > most:
+            kept = [_links(*_all(kept))]
+            held = len(kept[0][0])
+            most = max(_LINKS, 2 * held)
+    return with_lowest(*_all(kept), n)
+
+
+def _all(parts: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+    return np.concatenate([pairs for pairs, _ in parts]), np.concatenate([values for _, values in parts])
+
+
+def _links(
+    pairs: Int[np.ndarray, "p 2"], values: Float[np.ndarray, " p"]
+) -> tuple[Int[np.ndarray, "m 2"], Float[np.ndarray, " m"]]:
+    """One link to the first of its part for each image, whatever the number of pairs; the lowest value of the part."""
+    names, places = np.unique(pairs, return_inverse=True)
+    places = places.reshape(-1, 2)
+    lowest = _lowest(places, len(names))
+    low = np.full(len(names), np.inf)
+    np.minimum.at(low, lowest[places[:, 0]], values)
+    return np.stack([names[lowest], names], 1), low[lowest]
 
 
 def with_lowest(
@@ -171,6 +197,6 @@ def _lowest(pairs: Int[np.ndarray, "p 2"], n: int) -> Int[np.ndarray, " n"]:
     return first[part]
 
 
-def _check(similarity: float) -> None:
+def check_similarity(similarity: float) -> None:
     if not 0 < similarity <= 1:
         raise UsageError(f"similarity={similarity}: must be above 0 and at most 1")

@@ -30,7 +30,7 @@ from likewise.images.decode import Unusable
 from likewise.images.scan import Reading
 from likewise.images.sources import Files
 
-FORMAT = 1  # of both parts; another number starts anew
+FORMAT = 2  # of both parts; another number starts anew
 DAMAGE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)  # what reading a damaged part raises
 DAY = 86_400.0  # seconds
 

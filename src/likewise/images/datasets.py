@@ -247,7 +247,11 @@ def _by_folder(files: Items | Files) -> Files:
 def _kept(files: Files, ids: list[int]) -> Files:
     labels = files.labels or []
     return replace(
-        files, paths=[files.paths[i] for i in ids], read=lambda k: files.read(ids[k]), labels=[labels[i] for i in ids]
+        files,
+        paths=[files.paths[i] for i in ids],
+        read=lambda k: files.read(ids[k]),
+        labels=[labels[i] for i in ids],
+        fingerprint=f"{files.fingerprint} {len(ids)} kept",  # what is remembered of all is not of these
     )
 
 

@@ -12,6 +12,7 @@
 
 import io
 import struct
+import threading
 from functools import cache
 from typing import NamedTuple
 
@@ -38,6 +39,8 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+# Pillow loads an image in place, and one object may be listed twice: it is found under one of these.
+_LOADING = tuple(threading.Lock() for _ in range(61))
 
 
 class Unusable(Exception):
@@ -69,7 +72,8 @@ def decode(data: bytes, side: int | None = None, max_pixels: int = MAX_PIXELS) -
 
 def whole(image: Image.Image, max_pixels: int = MAX_PIXELS) -> UInt8[np.ndarray, "c h w"]:
     """All pixels of a Pillow image. Raises Unusable with the reason."""
-    return _array(_load(image, None, max_pixels))
+    with _LOADING[id(image) % len(_LOADING)]:
+        return _array(_load(image, None, max_pixels))
 
 
 def shrink(pixels: UInt8[np.ndarray, "c h w"], side: int | None, mode: str) -> Picture:
@@ -105,6 +109,8 @@ def _identify(file: io.BytesIO) -> ImageFile.ImageFile | None:
         file.seek(0)
         try:
             return factory(file, "")
+        except Image.DecompressionBombError:  # .webp looks at its size here
+            raise Unusable("decompression bomb") from None
         except Exception:  # a broken header is no image, in whatever way it is broken
             continue
     return None
@@ -121,6 +127,7 @@ def _load(image: Image.Image, side: int | None, max_pixels: int) -> Image.Image:
         if side is not None and min(width, height) > side:
             scale = GAP * side / min(width, height)
             image.draft(None, (int(width * scale) + 1, int(height * scale) + 1))
+        _scale_transparency(image)
         image.load()
         return _flat(_upright(image))
     except Unusable:
@@ -129,7 +136,19 @@ def _load(image: Image.Image, side: int | None, max_pixels: int) -> Image.Image:
         raise Unusable(_reason(error)) from None
 
 
+def _scale_transparency(image: Image.Image) -> None:
+    """The transparent value of a .png on the scale of its pixels: Pillow leaves it on that of the file."""
+    raw = image.tile[0][3] if isinstance(image, ImageFile.ImageFile) and image.format == "PNG" and image.tile else None
+    clear = image.info.get("transparency")
+    if raw in ("L;2", "L;4") and isinstance(clear, int):
+        image.info["transparency"] = clear * (85 if raw == "L;2" else 17)
+    elif raw == "RGB;16B" and isinstance(clear, tuple):
+        image.info["transparency"] = tuple(value >> 8 for value in clear)
+
+
 def _reason(error: Exception) -> str:
+    if isinstance(error, Image.DecompressionBombError):  # Pillow's own limit, which .tif has beside `max_pixels`
+        return "decompression bomb"
     text = str(error).lower()
     if isinstance(error, EOFError | struct.error) or "truncated" in text or "end of file" in text:
         return "truncated"
@@ -148,7 +167,11 @@ def _upright(image: Image.Image) -> Image.Image:
 def _flat(image: Image.Image) -> Image.Image:
     """Any mode as L or RGB."""
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        return Image.fromarray(_eight_bits(np.asarray(image), image.mode))
+        values = np.asarray(image)
+        pixels = _eight_bits(values, image.mode)
+        if isinstance(clear := image.info.get("transparency"), int):
+            pixels[values == clear] = 255
+        return Image.fromarray(pixels)
     grey = image.mode in GREY
     if image.has_transparency_data:
         image = image.convert("LA" if grey else "RGBA")

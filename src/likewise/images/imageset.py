@@ -178,8 +178,6 @@ def open_images(
         images = images if name is None else replace(images, name=name)
         return images if channels is None else images.with_channels(channels)
     listing = locate(data, name)
-    if not len(listing):
-        raise DataError(f"data {listing.name}: holds no image; expected at least one")
     known = _labels(labels, listing, data)
     if isinstance(listing, Files):
         reading, store, rows = _open_files(listing, side, threads, max_pixels, Cache(cache, cache_limit))

@@ -28,7 +28,10 @@ def read_labels(labels: Any, paths: Sequence[str]) -> Labels:
         if Path(labels).suffix.lower() != ".csv":
             raise UsageError(f"labels={labels}: expected folders, or a .csv with the columns path and label")
         return _from_csv(Path(labels), paths)
-    values = np.asarray(labels.cpu() if hasattr(labels, "cpu") else labels)
+    try:
+        values = np.asarray(labels.cpu() if hasattr(labels, "cpu") else labels)
+    except ValueError:  # lists of several lengths
+        raise UsageError(f"labels: not all of one shape; expected {len(paths)} integers, one per image") from None
     if values.shape != (len(paths),) or not np.issubdtype(values.dtype, np.integer):
         raise UsageError(f"labels: shape {values.shape}, {values.dtype}; expected {len(paths)} integers, one per image")
     return from_numbers(values, "labels")

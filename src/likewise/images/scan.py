@@ -93,7 +93,10 @@ def locate(data: Any, name: str | None = None) -> Files | Items:
     """The listing of anything that `open_images` takes. A named set goes before a file: `./mnist` is the folder."""
     if isinstance(data, str) and data.partition(":")[0] in DATASETS:
         return named(data) if name is None else replace(named(data), name=name)
-    return find(data, name)
+    listing = find(data, name)
+    if not len(listing):
+        raise DataError(f"data {listing.name}: holds no image; expected at least one")
+    return listing
 
 
 def lasting(name: str) -> str:

@@ -298,7 +298,7 @@ def _archive(path: Path) -> tuple[Path | None, str]:
 def _zip(archive: Path, inside: str, name: str) -> Files:
     try:
         with zipfile.ZipFile(archive) as opened:
-            members = {info.filename: info for info in opened.infolist() if not info.is_dir()}
+            members = {posixpath.normpath(info.filename): info for info in opened.infolist() if not info.is_dir()}
     except (zipfile.BadZipFile, OSError, ValueError) as error:
         raise DataError(f"{archive}: is not a .zip that can be read ({error})") from None
     listed, others = _members(archive, inside, members)
@@ -347,6 +347,11 @@ def _tar(archive: Path, inside: str, name: str) -> Files:
     try:
         with tarfile.open(archive, "r:") as opened:
             every = {posixpath.normpath(info.name): info for info in opened}
+            end = opened.offset
+        with open(archive, "rb") as file:  # tarfile takes a damaged or a cut header for the end
+            file.seek(end)
+            if any(file.read(tarfile.BLOCKSIZE)):
+                raise tarfile.ReadError(f"damaged at byte {end}")
     except (tarfile.TarError, OSError) as error:
         raise DataError(f"{archive}: is not an uncompressed .tar that can be read ({error})") from None
     members = {path: found for path in every if (found := _regular(every, path)) is not None}

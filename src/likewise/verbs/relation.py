@@ -40,7 +40,14 @@ def make_relation(words: str, images: ImageSet, size: int) -> Relation:
         except (DataError, ValueError) as error:
             raise DataError(f"relation={words}: is not an array of numbers that can be read ({error})") from None
     else:
-        x = Embeddings.load(Path(where)).x
+        table = Embeddings.load(Path(where))
+        if not np.array_equal(np.sort(table.keys), np.sort(images.keys)):
+            raise DataError(
+                f"relation={words}: has embeddings of {len(table):,} images, not of these {len(images):,}; expected "
+                "what `likewise embed` makes of these"
+            )
+        rank = np.argsort(np.argsort(images.keys))  # names may have changed, and with them the order
+        x = table.x[np.argsort(table.keys)[rank]]
     if x.ndim != 2 or len(x) != len(images):
         raise DataError(f"relation={words}: has shape {x.shape}; expected a row for each of {len(images):,} images")
     return from_neighbours(nearest(torch.from_numpy(np.array(x, np.float32)), int(k)))

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from likewise.coresets.codes import near_codes
-from likewise.coresets.near import near_groups, with_lowest
+from likewise.coresets.codes import code_pairs
+from likewise.coresets.near import check_similarity, joined, near_groups
 from likewise.coresets.select import parse_memory
 from likewise.embedding import images_hash
 from likewise.errors import DataError, UsageError
@@ -36,7 +36,7 @@ def scan(
     `near`: compare perceptual fingerprints, of which a share `similarity` (default 0.9) of 64 bits must agree.
     `near_by`: compare the embeddings in that folder instead, which must be of these very images, and whose cosine must
     be at least `similarity` (default 0.95).
-    Both are exact: no pair is missed. `memory` is the work space for it, in bytes or as "2GB".
+    Both are exact: no pair is missed. `memory` is the work space for embeddings, in bytes or as "2GB".
 
     Adds "near": groups, the largest first, of {"paths", "similarity": the lowest of a pair that joined them}. Images
     may be joined through others, so that two of a group can be less alike than that.
@@ -45,7 +45,9 @@ def scan(
         raise UsageError(f"--near: compares fingerprints, and --near-by {near_by} embeddings; expected one of them")
     if similarity is not None and not near and near_by is None:
         raise UsageError(f"--similarity {similarity}: of what? expected --near or --near-by with it")
-    work_space = parse_memory(memory)
+    work_space, limit = parse_memory(memory), share(max_bad)
+    if near_by is not None:
+        check_similarity(FEATURES if similarity is None else similarity)
     table = None if near_by is None else Embeddings.load(Path(near_by))
     listing = locate(data)
     codes = array("Q")
@@ -53,7 +55,7 @@ def scan(
     reading = read_all(
         listing, threads=threads, keep=(lambda pixels: codes.append(fingerprint(pixels))) if near else _pass
     )
-    check_bad(listing.paths, reading, share(max_bad))
+    check_bad(listing.paths, reading, limit)
     result = summary(listing, reading)
     if table is not None:
         if images_hash(table.keys) != images_hash(reading.keys):
@@ -63,10 +65,11 @@ def scan(
             )
         x = torch.from_numpy(np.array(table.x))
         found = near_groups(x, FEATURES if similarity is None else similarity, memory=work_space)
-        result["near"] = _named(found, table.paths)
+        path_of = dict(zip(reading.keys.tolist(), (listing.paths[i] for i in reading.positions), strict=True))
+        result["near"] = _named(found, [path_of[key] for key in table.keys.tolist()])
     elif near:
-        pairs, bits = near_codes(np.array(codes, dtype=np.uint64), distance)
-        found = with_lowest(pairs, 1 - bits / BITS, len(codes))
+        pairs = code_pairs(np.array(codes, dtype=np.uint64), distance)
+        found = joined(((ids, 1 - bits / BITS) for ids, bits in pairs), len(codes))
         result["near"] = _named(found, [listing.paths[i] for i in reading.positions])
     return result
 
