@@ -25,17 +25,20 @@ from typer.testing import CliRunner, Result
 import likewise
 from likewise.cli import app
 from likewise.coresets import SELECTORS
-from likewise.encoders import ENCODERS, External
-from likewise.errors import UsageError
+from likewise.embedding import embed
+from likewise.encoders import ENCODERS, External, Pixels
+from likewise.errors import DataError, UsageError
 from likewise.evaluation import EVALUATIONS, PROBES
-from likewise.images import DATASETS
+from likewise.images import DATASETS, open_images
 from likewise.methods import METHODS
 from likewise.relations import from_labels
 from likewise.report.folders import read_folders
 from likewise.report.verdict import said
 from likewise.signals import stop_signals
 from likewise.types import DataInfo
-from likewise.verbs.pretrain import _default_size
+from likewise.verbs.evaluate import evaluate
+from likewise.verbs.pretrain import _default_size, pretrain
+from likewise.verbs.select import choose
 from likewise.views import RECIPES
 
 FAST = ["--steps", "4", "--batch-size", "8", "--size", "16", "--set", "width=8", "--set", "precision=fp32"]
@@ -695,3 +698,80 @@ def test_too_many_broken_files_are_refused_by_embed_too(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("side", "size"), [(5, 8), (30, 28), (64, 64), (500, 96)])
 def test_the_size_unless_asked_is_that_of_the_images(side: int, size: int) -> None:
     assert _default_size(likewise.open_images(np.zeros((3, side, side), np.uint8))) == size
+
+
+def pictures(folder: Path, n: int = 12) -> Path:
+    folder.mkdir()
+    dice = np.random.default_rng(0)
+    for i in range(n):
+        Image.fromarray(dice.integers(0, 255, (12, 12, 3), dtype=np.uint8)).save(folder / f"{i:02d}.png")
+    return folder
+
+
+def labelled(path: Path, names: str) -> Path:
+    path.write_text("path,label\n" + "".join(f"{i:02d}.png,{name}\n" for i, name in enumerate(names) if name != "."))
+    return path
+
+
+DRLIM: dict[str, Any] = {"method": "drlim", "encoder": "convnet", "width": 8, "size": 8, "batch_size": 4, "steps": 2}
+
+
+def test_a_relation_in_words_is_what_it_was_when_the_run_was_begun(tmp_path: Path) -> None:
+    photos, pairs = pictures(tmp_path / "photos"), tmp_path / "pairs.csv"
+    pairs.write_text("id_a,id_b,similar\n0,1,1\n2,3,1\n")
+    asked = {**DRLIM, "relation": str(pairs)}
+    pretrain(photos, out=tmp_path / "file", **asked)
+    assert pretrain(photos, out=tmp_path / "file", resume=True, **asked)["steps"] == 2
+    pairs.write_text("id_a,id_b,similar\n5,6,1\n7,8,1\n0,9,1\n")
+    with pytest.raises(UsageError, match="relation"):
+        pretrain(photos, out=tmp_path / "file", resume=True, **asked)
+    first, second = (labelled(tmp_path / f"{names}.csv", names) for names in ("abababababab", "aaaaaabbbbbb"))
+    asked = {**DRLIM, "relation": "labels"}
+    pretrain(photos, out=tmp_path / "labels", labels=first, **asked)
+    with pytest.raises(UsageError, match="relation"):
+        pretrain(photos, out=tmp_path / "labels", labels=second, resume=True, **asked)
+
+
+def test_a_relation_by_labels_asks_for_other_images_too(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photos, labels = pictures(tmp_path / "photos"), labelled(tmp_path / "labels.csv", "abababababab")
+    pretrain(photos, out=tmp_path / "run", labels=labels, **DRLIM, relation="labels")
+    monkeypatch.setattr("likewise.progress.QUIET", False)
+    evaluate(str(tmp_path / "run"), str(photos), labels=str(labels), protocols="knn")
+    assert "learned from labels" in capsys.readouterr().err
+
+
+def test_an_evaluation_says_by_which_labels(tmp_path: Path) -> None:
+    photos = pictures(tmp_path / "photos", 24)
+    files = [labelled(tmp_path / f"{i}.csv", names) for i, names in enumerate(("ab" * 12, "aabb" * 6, "cd" * 12))]
+    hashes = [evaluate("pixels", photos, labels=file, protocols="knn")["labels_hash"] for file in (*files, files[0])]
+    assert hashes[0] == hashes[3]
+    assert len({one["train"] for one in hashes}) == 3
+    assert evaluate("pixels", photos, protocols="health")["labels_hash"] == {"train": "", "test": ""}
+
+
+def test_a_damaged_recipe_is_one_line(tmp_path: Path) -> None:
+    photos = pictures(tmp_path / "photos")
+    settings = {"encoder": "convnet", "width": 8, "size": 8, "batch_size": 4, "steps": 1}
+    pretrain(photos, out=tmp_path / "run", **settings)
+    with open(tmp_path / "run" / "resolved.toml", "a") as file:
+        file.write("x = \n")
+    for doing in (
+        lambda: pretrain(photos, out=tmp_path / "run", resume=True),
+        lambda: evaluate(str(tmp_path / "run"), str(photos), protocols="health"),
+        lambda: choose(tmp_path / "run", tmp_path / "sel", budget=2),
+    ):
+        with pytest.raises(DataError, match=r"resolved\.toml: is not valid TOML"):
+            doing()
+
+
+def test_embeddings_stay_until_there_are_new_ones(tmp_path: Path) -> None:
+    images = open_images(np.random.default_rng(0).integers(0, 255, (12, 3, 8, 8), dtype=np.uint8))
+    encoder = Pixels(DataInfo(12, 3, 8))
+    embed(encoder, images, size=8, out=tmp_path / "emb")
+    (tmp_path / "emb" / "evaluation.jsonl").write_text("{}\n")
+    encoder.forward = lambda x: x.flatten(1) * np.nan  # type: ignore[method-assign]
+    with pytest.raises(DataError, match="not finite"):
+        embed(encoder, images, size=8, out=tmp_path / "emb", overwrite=True)
+    assert {file.name for file in (tmp_path / "emb").iterdir()} >= {"x.npy", "meta.json", "evaluation.jsonl"}

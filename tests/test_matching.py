@@ -776,3 +776,14 @@ def test_a_keypoint_of_sift_is_as_wide_as_the_patch(monkeypatch):
     monkeypatch.setattr(cv2, "SIFT_create", lambda *_, **__: Spied())
     sift(torch.rand(2, 1, 60, 60))
     assert sizes == pytest.approx([60 / 7.5] * 2)
+
+
+def test_results_stay_where_there_are_no_pairs(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / ".likewise").write_text("match\n")
+    (out / "match.json").write_text("{}")
+    for pairs, make_from in ((tmp_path / "none", None), (tmp_path / "new", str(tmp_path / "nowhere"))):
+        with pytest.raises((DataError, UsageError)):
+            likewise.match("pixels", pairs, out=out, overwrite=True, make_from=make_from)
+        assert (out / "match.json").is_file()

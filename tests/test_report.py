@@ -23,6 +23,7 @@ import likewise.report
 from likewise import progress
 from likewise.coresets import quality
 from likewise.errors import DataError, UsageError
+from likewise.evaluation.verdict import describe
 from likewise.report import sections, verdict, write, write_report
 from likewise.report.folders import THUMB_BYTES, Picks, read_folders
 from likewise.report.layout import flat_map, kept, neighbours
@@ -765,3 +766,100 @@ def test_a_map_hangs_on_no_scale(factor: float) -> None:
     places, way = flat_map(x)
     assert way == "t-SNE"
     assert np.ptp(places) > 0.9
+
+
+@pytest.mark.parametrize("key", ["labelled", "labels_hash"])
+def test_figures_by_other_labels_are_not_compared(tmp_path: Path, key: str) -> None:
+    """The same images, but first few of them labelled, or otherwise."""
+    images = {"images_hash": {"train": "a", "test": "b"}}
+    before, after = ({**images, key: {"train": n, "test": n}} for n in (20, 60))
+    lines = (evaluation("pixels", 0.5, **before), evaluation("learned", 0.6, **before))
+    runs, _, _ = read_folders([folder_of(tmp_path / "run", *lines, evaluation("learned", 0.9, **after))])
+    assert "for 60 in a hundred images, against 50 with raw pixels" in headline(runs, [])
+    assert [len(bar["rows"]) for bar in verdict.bars(verdict.scores(runs))] == [2, 1]
+
+
+@pytest.mark.parametrize("n", [1, 2])
+def test_all_and_none_of_two_images_tell_nothing(tmp_path: Path, n: int) -> None:
+    told = {"labelled": {"train": 8, "test": n}}
+    lines = (evaluation("pixels", 0.0, **told), evaluation("learned", 1.0, **told))
+    runs, _, _ = read_folders([folder_of(tmp_path / "run", *lines)])
+    assert f"{n} test images are too few to tell" in headline(runs, [])
+
+
+def test_all_and_none_in_a_hundred_are_said_of_these_alone(tmp_path: Path) -> None:
+    lines = (evaluation("pixels", 0.004), evaluation("untrained", 1.0), evaluation("learned", 0.996))
+    runs, _, _ = read_folders([folder_of(tmp_path / "run", *lines)])
+    assert "more than 99 in a hundred images, against less than 1 with raw pixels and 100 with" in headline(runs, [])
+
+
+def test_as_many_directions_as_images_are_not_few(tmp_path: Path) -> None:
+    health = {"rankme": 9.95, "dim": 3072, "images": 10, "collapsed": False}
+    assert describe({"health": health}) == "The features use about 10 of 3072 dimensions; nothing has collapsed."
+    runs, _, _ = read_folders([folder_of(tmp_path / "run", evaluation("learned", 0, protocols={"health": health}))])
+    assert "have not collapsed: they spread over about 10 directions" in headline(runs, [])
+
+
+def test_embeddings_without_a_run_have_their_figures(tmp_path: Path) -> None:
+    x, labels = clusters()
+    one, other = (make_embeddings(tmp_path / name, x, labels) for name in "ab")
+    write_report([one, other], tmp_path / "two.html")
+    assert "Nearest neighbour has the same label" in (tmp_path / "two.html").read_text()
+    json_lines(one / "evaluation.jsonl", [evaluation("learned", 0, protocols={"health": {"rankme": 4.25, "dim": 8}})])
+    write_report([one], tmp_path / "one.html")
+    assert "rankme 4.25" in (tmp_path / "one.html").read_text()
+
+
+def test_a_selection_from_an_array_is_of_no_other_images(tmp_path: Path) -> None:
+    x, _ = clusters()
+    mine, others = (make_embeddings(tmp_path / name, x) for name in ("mine", "others"))
+    _, vectors, (picks,) = read_folders([others, mine, make_selection(tmp_path / "sel", [3, 5], mine / "x.npy", "")])
+    found = sections.source_of(picks, vectors)
+    assert found is not None
+    assert found.path == mine
+    assert sections.source_of(picks, [one for one in vectors if one.path == others]) is None
+
+
+def test_what_is_shown_of_a_set_keeps_its_labels_and_picks(tmp_path: Path) -> None:
+    """Thumbnails of every second image: a row of the map is no id."""
+    x, labels = clusters()
+    embeddings = make_embeddings(tmp_path / "emb", x, labels)
+    for i in range(0, 40, 2):
+        (embeddings / "thumbs" / f"{i:06d}.png").unlink()
+    _, (shown,), (picks,) = read_folders([embeddings, make_selection(tmp_path / "sel", [3, 0, 11], embeddings)])
+    assert shown.labels == [labels[i] for i in range(1, 40, 2)]
+    found = sections.atlas(shown, [picks], sections.Thumbs())
+    (selection,) = found["selections"]
+    assert [found["paths"][row] for row in selection["rows"]] == ["image 3.png", "image 11.png"]
+    assert selection["total"] == 3
+    assert [found["classes"][i] for i in found["labels"]] == shown.labels
+
+
+def test_the_map_says_of_ten_neighbours_what_it_keeps(tmp_path: Path) -> None:
+    x = np.random.default_rng(0).standard_normal((25, 6))
+    _, (shown,), _ = read_folders([make_embeddings(tmp_path / "emb", x)])
+    found = sections.atlas(shown, [], sections.Thumbs())
+    near, places = np.array(found["near"]), np.array(found["places"])
+    apart = ((places[:, None] - places) ** 2).sum(2) + np.diag([np.inf] * 25)
+    share = np.mean([len(set(near[i]) & set(np.argsort(apart[i])[:10].tolist())) / 10 for i in range(25)])
+    assert f"{share:.0%} are among its ten nearest on this map too" in found["facts"][1]
+
+
+def test_a_neighbour_without_a_label_is_of_no_other(tmp_path: Path) -> None:
+    x, _ = clusters()
+    write_report(
+        [make_embeddings(tmp_path / "emb", x, [f"class {i % 3}" if i < 30 else "" for i in range(40)])],
+        tmp_path / "r.html",
+    )
+    page = (tmp_path / "r.html").read_text()
+    assert page.count('<td class="differs">') == page.count("<em>") > 0
+    assert "<em></em>" not in page
+
+
+def test_the_page_says_how_many_neighbours_have_the_same_label(tmp_path: Path) -> None:
+    x, labels = clusters()
+    write_report([make_embeddings(tmp_path / "emb", x, ["other", *labels[1:]])], tmp_path / "r.html")
+    _, (shown,), _ = read_folders([tmp_path / "emb"])
+    found = sections.atlas(shown, [], sections.Thumbs())
+    assert found["same"] != 1
+    assert f"it is the same for {found['same']:.1%}" in (tmp_path / "r.html").read_text()

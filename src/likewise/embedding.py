@@ -16,7 +16,7 @@ from safetensors.torch import save as to_bytes
 from likewise.draws import Draws
 from likewise.encoders import build
 from likewise.errors import DataError, UsageError
-from likewise.files import new_folder, read_json, write_bytes, write_json, write_text
+from likewise.files import claim, new_folder, read_json, write_bytes, write_json, write_text
 from likewise.images import ImageSet, open_images
 from likewise.images.scan import lasting
 from likewise.memory import keep_freed_memory
@@ -85,7 +85,8 @@ def embed(
     if size is None:
         raise UsageError("size: needed with an encoder object, in pixels")
     images = images if isinstance(images, ImageSet) else open_images(images, side=opening_side(size))
-    folder = new_folder(out, "embeddings", EMBEDDINGS_FILES, overwrite=overwrite) if out is not None else None
+    if out is not None:
+        claim(out, "embeddings", overwrite=overwrite)  # what is there stays until there is something better
     started = time.perf_counter()
     x = features(encoder, images, size, device=device, batch_size=batch_size)
     bad = np.flatnonzero(~np.isfinite(x).all(1))
@@ -104,7 +105,8 @@ def embed(
         "images_per_second": len(images) / max(seconds, 1e-9),
     }
     table = Embeddings(x, images.keys, images.paths, images.labels, images.classes, meta)
-    if folder is not None:
+    if out is not None:
+        folder = new_folder(out, "embeddings", EMBEDDINGS_FILES, overwrite=overwrite)
         _save_thumbs(images, folder / "thumbs")
         table.save(folder)
     return table

@@ -45,7 +45,7 @@ nothing has collapsed.'
         parts.append("too few images were measured to tell whether they have collapsed")
     elif collapsed:
         parts.append("they have collapsed: all images look alike to the encoder")
-    elif rank is not None and dim is not None and rank < min(FEW, NARROW * dim):
+    elif rank is not None and dim is not None and rank < min(FEW, NARROW * dim, (n_images or math.inf) / 2):
         parts.append("they have not collapsed, but so few tell little apart")
     elif collapsed is not None:
         parts.append("nothing has collapsed")

@@ -26,4 +26,6 @@ DECIDES: dict[str, tuple[str, ...]] = {
     "methods": (),
 }
 
-__all__ = ["ASKED", "BUDGETS", "DECIDES", "FILES", "PAPERS"]
+CHECKS: dict[str, Callable[..., object]] = {"methods": methods.chosen}  # of options, before anything is deleted
+
+__all__ = ["ASKED", "BUDGETS", "CHECKS", "DECIDES", "FILES", "PAPERS"]

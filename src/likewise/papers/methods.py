@@ -90,6 +90,15 @@ def reproduce(
 
     `budget` cpu is the small tables and one seed, full all tables and three seeds, unless asked otherwise.
     """
+    names, wanted = chosen(budget=budget, table=table, only=only, seeds=seeds)
+    for name in names:
+        run(out, name, wanted, range(seed, seed + (seeds or (1 if budget == "cpu" else 3))))
+    write_text(out / "README.md", page(read(out)))
+    return {"checks": proofs(read(out))}
+
+
+def chosen(*, budget: str, table: str = "", only: str = "", seeds: int | None = None) -> tuple[list[str], list[str]]:
+    """The tables and methods that are asked for. Raises UsageError for what is none."""
     if seeds is not None and seeds < 1:
         raise UsageError(f"--set seeds={seeds}: expected at least 1")
     small = [name for name in TABLES if name.endswith("quick")]
@@ -103,10 +112,7 @@ def reproduce(
             fit = ", ".join(name for name in TABLES if not TABLES[name].lacks(method)) or "none"
             needs = " and ".join(TABLES[names[0]].lacks(method))
             raise UsageError(f"--set only={method}: needs {needs}, which {', '.join(names)} lacks; tables: {fit}")
-    for name in names:
-        run(out, name, wanted, range(seed, seed + (seeds or (1 if budget == "cpu" else 3))))
-    write_text(out / "README.md", page(read(out)))
-    return {"checks": proofs(read(out))}
+    return names, wanted
 
 
 def run(out: Path, name: str, wanted: Sequence[str], seeds: Sequence[int]) -> None:

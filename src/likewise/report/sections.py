@@ -197,7 +197,10 @@ def source_of(picks: Picks, vectors: Sequence[Vectors]) -> Vectors | None:
     for one in fitting:
         if named is not None and one.path.resolve() == named.resolve():
             return one
-    return fitting[0] if fitting and pairs else None
+    if not any(path for _, path in pairs):  # of an array, and so of no images but those of its own folder
+        array = picks.path / str(picks.meta.get("embeddings") or "")
+        return next((one for one in fitting if array.resolve() == (one.path / "x.npy").resolve()), None)
+    return fitting[0] if fitting else None
 
 
 def _chart(

@@ -23,7 +23,7 @@ class Score:
     model: str  # the run whose encoder it is, or was before training
     kind: str  # of KINDS
     data: str  # in words
-    images: str  # those of train and test; figures on others are not compared
+    images: str  # those of train and test, and their labels; figures on others are not compared
     protocol: str
     accuracy: float
     n_test: int | None = None  # labelled test images
@@ -39,6 +39,7 @@ def scores(sources: Sequence[Run | Vectors]) -> list[Score]:
             kind = _kind(line)
             images = str(line.get("images_hash") or str(line.get("data") or "").rstrip("/"))
             labelled = line.get("labelled")
+            images += "".join(f" {line[key]}" for key in ("labelled", "labels_hash") if line.get(key))
             n_test = labelled.get("test") if isinstance(labelled, dict) else None
             for protocol, figures in _protocols(line).items():
                 accuracy = figures.get("accuracy")
@@ -201,13 +202,13 @@ def duration(value: Any) -> str:
 
 def _compared(best: Score, baselines: Sequence[Score]) -> str:
     out_of = "hundred images"
-    hits = f"{100 * best.accuracy:.0f} in a {out_of}"
+    hits = f"{_hundredths(best.accuracy)} in a {out_of}"
     if not baselines:
         return (
             f"A vote among nearest neighbours names the right class for {hits}. Without the same figure for raw "
             "pixels and for an untrained encoder, nobody can tell how much of this was learned."
         )
-    others = " and ".join(f"{100 * one.accuracy:.0f} with {_inline(one)}" for one in baselines)
+    others = " and ".join(f"{_hundredths(one.accuracy)} with {_inline(one)}" for one in baselines)
     rival = max(baselines, key=lambda score: score.accuracy)
     gain, chance = best.accuracy - rival.accuracy, _chance(best, rival)
     if abs(gain) < chance and (abs(gain) >= SLIGHT or chance > CLEAR):
@@ -223,6 +224,13 @@ def _compared(best: Score, baselines: Sequence[Score]) -> str:
     return f"{opening} A vote among nearest neighbours names the right class for {hits}, against {others}."
 
 
+def _hundredths(share: float) -> str:
+    """Of a hundred; all and none are said of all and none alone."""
+    if 0 < share < 0.005:
+        return "less than 1"
+    return "more than 99" if 0.995 <= share < 1 else f"{100 * share:.0f}"
+
+
 def _baselines(score: Score, found: Sequence[Score]) -> list[Score]:
     """What to weigh it against on the same images: raw pixels, and its own encoder before training."""
     alike = [one for one in found if (one.images, one.protocol) == (score.images, score.protocol)]
@@ -232,9 +240,15 @@ def _baselines(score: Score, found: Sequence[Score]) -> list[Score]:
 
 
 def _chance(a: Score, b: Score) -> float:
-    """The difference that chance alone makes once in twenty times: twice its standard deviation; 0 where unknown."""
-    variance = sum(one.accuracy * (1 - one.accuracy) for one in (a, b))
-    return 2 * (variance / a.n_test) ** 0.5 if a.n_test else 0.0
+    """The difference that chance alone makes once in twenty times: twice its standard deviation; 0 where unknown.
+
+    With one image more on either side (Agresti and Caffo, 2000): all or none of a few right have a deviation too.
+    """
+    n = a.n_test
+    if not n:
+        return 0.0
+    shares = [(n * one.accuracy + 1) / (n + 2) for one in (a, b)]
+    return 2 * ((n + 2) * sum(share * (1 - share) for share in shares)) ** 0.5 / n
 
 
 def _bar(score: Score, group: Sequence[Score]) -> str:
@@ -274,7 +288,8 @@ def _health(source: Run | Vectors) -> str:
     rank, dim, n_images = figures.get("rankme"), figures.get("dim"), figures.get("images")
     if not _is_number(rank) or (_is_number(n_images) and n_images < FEWEST):
         return ""
-    narrow = _is_number(dim) and rank < min(FEW, NARROW * dim)
+    most = n_images / 2 if _is_number(n_images) else FEW  # few images cannot spread over many
+    narrow = _is_number(dim) and rank < min(FEW, NARROW * dim, most)
     how = "have not collapsed, but spread over only" if narrow else "have not collapsed: they spread over"
     return (
         f"The features {how} about {rank:.0f} directions. How well "

@@ -1,7 +1,8 @@
 """The verb `evaluate`: a model or embeddings, with data, through one or more protocols, into one JSON line."""
 
+import hashlib
+import json
 import os
-import tomllib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,7 +16,7 @@ from likewise.embedding import EMBEDDINGS_FILES, embed, images_hash, load_with_c
 from likewise.encoders import Pixels, normaliser
 from likewise.errors import DataError, LikewiseError, UsageError
 from likewise.evaluation import EVALUATIONS, LABEL_FREE, PROBES, WHOLE, alignment, describe
-from likewise.files import append_line
+from likewise.files import append_line, read_toml
 from likewise.images import DATASETS, SPLITS, ImageSet, open_images
 from likewise.images.scan import contents_of, share
 from likewise.progress import say
@@ -46,7 +47,7 @@ def evaluate(
 ) -> dict[str, Any]:
     """How good a representation is. Returns {"model", "kind", "data", "test_data", "protocols": {name: figures},
     "verdict"}, and for "train" and "test" how many images there are, how many of them are "labelled", and their
-    "images_hash". "test_data" is None where the test images are held out of the data.
+    "images_hash" and "labels_hash". "test_data" is None where the test images are held out of the data.
 
     `model` is a run, a saved encoder, "pixels", an Encoder (with `size`), an embeddings folder or Embeddings. "kind" is
     "pixels", "untrained" or "learned", by which the report tells them apart. `data` is what reference and training
@@ -85,6 +86,7 @@ def evaluate(
         **{side: len(table) for side, table in sides.items()},
         "labelled": {side: _n_labelled(table.labels) for side, table in sides.items()},
         "images_hash": {side: images_hash(table.keys) for side, table in sides.items()},
+        "labels_hash": {side: _labels_hash(table) for side, table in sides.items()},
         "size": judged.size,
         "protocols": results,
         "verdict": describe(results, _n_labelled(judged.test.labels)),
@@ -271,6 +273,16 @@ def _n_labelled(labels: Int[np.ndarray, " n"] | None) -> int:
     return 0 if labels is None else int((np.asarray(labels) >= 0).sum())
 
 
+def _labels_hash(table: Embeddings) -> str:
+    """Of the names of the labels in the order of the keys: figures by other labels are not compared. Empty: none."""
+    if not _n_labelled(table.labels):
+        return ""
+    assert table.labels is not None
+    ordered = np.asarray(table.labels)[np.argsort(table.keys)].tolist()
+    names = ["" if i < 0 else str(table.classes[i] if table.classes else i) for i in ordered]
+    return hashlib.blake2b(json.dumps(names).encode(), digest_size=8).hexdigest()
+
+
 def append(folder: Path, result: dict[str, Any]) -> None:
     """Add a result to the evaluation.jsonl of a run or embeddings folder."""
     append_line(folder / "evaluation.jsonl", result)
@@ -320,7 +332,8 @@ def is_embeddings(model: Any) -> bool:
 def _learned_from_labels(model: Any) -> bool:
     """Whether it is a run of a method that was given labels."""
     file = Path(model) / "resolved.toml" if isinstance(model, str | os.PathLike) else Path()
-    return file.is_file() and bool(tomllib.loads(file.read_text(encoding="utf-8")).get("labels_hash"))
+    saved = read_toml(file) if file.is_file() else {}
+    return bool(saved.get("labels_hash")) or saved.get("relation") == "labels"
 
 
 def _table(model: Any) -> Embeddings:

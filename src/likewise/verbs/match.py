@@ -21,7 +21,7 @@ from likewise.evaluation.matching import (
 )
 from likewise.evaluation.matching.regions import EXTENT, MOST, opencv
 from likewise.evaluation.matching.synthetic import MADE
-from likewise.files import append_line, claim, new_folder, read_json, read_lines, write_json
+from likewise.files import append_line, check_claim, claim, new_folder, read_json, read_lines, write_json
 from likewise.images import open_images
 from likewise.progress import bar, say
 from likewise.types import Encoder
@@ -70,11 +70,15 @@ def match(
     folder = Path(pairs)
     made = {} if make_from is None else {"made_from": getattr(make_from, "name", str(make_from)), "seed": seed}
     settings = {"version": VERSION, "data": str(folder), **made, **about, "side": side, "extent": extent, "most": most}
-    log, done = (None, []) if out is None else _open_log(Path(out), settings, resume, overwrite)
+    if out is not None and not resume:
+        check_claim(out, "match", overwrite=overwrite)  # what is there stays until it is known that this can go on
+    log, done = _open_log(Path(out), settings, resume, overwrite) if out is not None and resume else (None, [])
     if make_from is not None and not (resume and _were_made(folder, made)):
         write_pairs(open_images(make_from, max_bad=1.0), folder, seed=seed, overwrite=overwrite or resume)
         write_json(folder / MADE, made)  # last: with it, --resume takes them
     listed = read_pairs(folder)
+    if out is not None and not resume:
+        log, done = _open_log(Path(out), settings, resume, overwrite)
     seen = {(line["scene"], line["image"]) for line in done}
     todo = [pair for pair in listed if (pair.scene, pair.image) not in seen]
     with bar("match", len(listed)) as progress:

@@ -5,7 +5,6 @@ import json
 import platform
 import sys
 import time
-import tomllib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import fields, is_dataclass, replace
@@ -34,7 +33,7 @@ from likewise.encoders import External, attempt, build, normaliser
 from likewise.errors import DataError, LikewiseError, TrainingError, UsageError
 from likewise.evaluation.health import health
 from likewise.evaluation.verdict import describe
-from likewise.files import MARK, claim, new_folder, read_json, write_json, write_text
+from likewise.files import MARK, claim, new_folder, read_json, read_toml, write_json, write_text
 from likewise.images import Ids, ImageSet, open_images
 from likewise.images import patches as draw_patches
 from likewise.images.scan import lasting
@@ -42,6 +41,7 @@ from likewise.images.sources import told_others
 from likewise.memory import peak_memory_mb
 from likewise.methods import Method, find, reads_labels
 from likewise.progress import say
+from likewise.relations import Relation
 from likewise.training.distributed import agreed, is_main, process_group, wait_for_all
 from likewise.training.fit import fit, make_batch, settle, trial_rate
 from likewise.training.monitor import save_pictures
@@ -152,6 +152,7 @@ def _begin(
             resolved = {**settled.flat(), "data": lasting(source), "patches": n_patches, "n_images": len(images)}
             resolved |= {"images_hash": images_hash(images.keys), "order_hash": _order_hash(images)}
             resolved |= {"labels_hash": _labels_hash(method, images), "objects_hash": _objects_hash(plan)}
+            resolved |= {"relation_hash": _relation_hash(plan, method)}
             if init_from is not None:
                 resolved["init_from"] = str(Path(init_from).absolute())
             write_text(out / "resolved.toml", tomli_w.dumps(plain(resolved)))  # last: with it, --resume goes on
@@ -167,8 +168,7 @@ def _resume(
     init_from: Path | str | None,
     dry_run: bool,
 ) -> dict[str, Any]:
-    saved = tomllib.loads((out / "resolved.toml").read_text())
-    begun = tomllib.loads((out / "recipe.toml").read_text())
+    saved, begun = read_toml(out / "resolved.toml"), read_toml(out / "recipe.toml")
     asked = {**begun, **settings}
     begun_from = saved.get("init_from")
     if init_from is not None and (begun_from is None or Path(init_from).absolute() != Path(begun_from).absolute()):
@@ -211,6 +211,9 @@ def _resume(
             f"labels: the run {out} was begun with {'other' if saved['labels_hash'] else 'no'} labels, and "
             f"{plan.method} learns from them; resume it with those"
         )
+    if saved.get("relation_hash", _relation_hash(plan, method)) != _relation_hash(plan, method):
+        words = plan.method_options["relation"]
+        raise UsageError(f"relation={words}: other images are alike by it than when the run {out} was begun")
     if dry_run:
         done = [int(folder.name) for folder in whole_states(out)[:1]]
         return _estimate(plan, method, images, *done)
@@ -247,6 +250,14 @@ def _labels_hash(method: Method, images: ImageSet) -> str:
     if images.labels is None or not reads_labels(type(method)):
         return ""
     return array_hash(images.labels[np.argsort(images.keys)])
+
+
+def _relation_hash(plan: Plan, method: Method) -> str:
+    """Of the relation that words asked for: the file, features or labels that they name may change."""
+    relation = getattr(method, "relation", None)
+    if not isinstance(plan.method_options.get("relation"), str) or not isinstance(relation, Relation):
+        return ""
+    return fingerprint([relation.groups.cpu().numpy(), relation.pairs.cpu().numpy()])
 
 
 def _objects(plan: Plan) -> dict[str, Any]:
@@ -315,7 +326,7 @@ def _keep(out: Path, plan: Plan, encoder: Encoder, images: ImageSet, init_from: 
 
 def summary(run: Path, peak_memory_mb: float | None = None) -> dict[str, Any]:
     """The answer of `pretrain`, read from the folder of a finished run."""
-    saved = tomllib.loads((run / "resolved.toml").read_text())
+    saved = read_toml(run / "resolved.toml")
     status = read_json(run / "status.json")
     last = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
     return {

@@ -7,7 +7,7 @@ from typing import Any
 
 from likewise.errors import UsageError
 from likewise.files import claim, new_folder, read_json, write_json
-from likewise.papers import ASKED, BUDGETS, DECIDES, FILES, PAPERS
+from likewise.papers import ASKED, BUDGETS, CHECKS, DECIDES, FILES, PAPERS
 from likewise.types import pick, typed
 from likewise.verbs.pretrain import environment
 from likewise.verbs.settings import keywords
@@ -41,6 +41,8 @@ def reproduce(
         raise UsageError(f"--budget {budget}: expected {' or '.join(BUDGETS)}")
     if not 0 <= seed < MOST_SEED:
         raise UsageError(f"--seed {seed}: expected a whole number from 0 to {MOST_SEED - 1}")
+    if paper in CHECKS:
+        CHECKS[paper](budget=budget, **given)
     every = {"budget": budget, "seed": seed, **{key: default for key, (default, _) in own.items()}, **given}
     _begin(out, {"paper": paper, **{key: every[key] for key in DECIDES[paper]}}, resume, overwrite)
     started = time.perf_counter()

@@ -2,7 +2,6 @@
 
 import inspect
 import os
-import tomllib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -17,7 +16,7 @@ from likewise.coresets.select import read_options
 from likewise.embedding import embed, images_hash
 from likewise.encoders import imported
 from likewise.errors import DataError, UsageError
-from likewise.files import check_claim, check_empty, claim, empty_folder, new_folder, read_array
+from likewise.files import check_claim, check_empty, claim, empty_folder, new_folder, read_array, read_toml
 from likewise.images.labels import read_labels
 from likewise.images.scan import lasting, locate
 from likewise.images.sources import read_csv
@@ -270,7 +269,7 @@ def _features(source: Path, data: str | None, device: str) -> tuple[Any, list[st
         table = Embeddings.load(source)
         return table, list(table.paths), data or table.meta.get("data")
     if (source / "resolved.toml").is_file():
-        saved = tomllib.loads((source / "resolved.toml").read_text())
+        saved = read_toml(source / "resolved.toml")
         where = data or saved["data"]
         encoder, images, size = open_for(source, where, max_bad=1.0)  # what the run tolerated is no business of ours
         if not saved.get("patches") and saved.get("images_hash") != images_hash(images.keys):

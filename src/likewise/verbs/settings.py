@@ -21,7 +21,9 @@ from likewise.types import TrainConfig, did_you_mean, pick, read_word, typed
 from likewise.views import RECIPES
 
 BUDGET = ("epochs", "steps", "minutes")
-RECORDED = ("data", "n_images", "images_hash", "order_hash", "labels_hash", "objects_hash")  # resolved, and no settings
+RECORDED = (  # resolved, and no settings
+    *("data", "n_images", "images_hash", "order_hash", "labels_hash", "objects_hash", "relation_hash"),
+)
 SHARES = (
     *("min_scale", "split", "flip", "grey", "blur", "solarise"),  # of views: parts of an area, and probabilities
     *("sigreg_weight", "thaw", "smoothing", "shrinkage"),
