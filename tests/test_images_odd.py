@@ -182,9 +182,11 @@ def test_no_image_at_all_is_an_error(call) -> None:
         call(np.zeros((0, 8, 8), np.uint8))
 
 
-def test_labels_of_several_lengths_are_refused() -> None:
+def test_labels_that_are_none_are_refused() -> None:
     with pytest.raises(UsageError, match="labels: not all of one shape; expected 2 integers"):
         open_images(np.zeros((2, 8, 8), np.uint8), labels=[[1], [1, 2]])
+    with pytest.raises(UsageError, match="labels: hold -5; expected numbers of classes, and -1 where one is unknown"):
+        open_images(np.zeros((2, 8, 8), np.uint8), labels=np.array([1, -5]))
 
 
 def test_a_member_begins_behind_its_extra_fields(tmp_path: Path) -> None:

@@ -628,6 +628,8 @@ def test_the_command_line(scenes, tmp_path, monkeypatch):
         (["pixels", str(scenes), "--descriptors", "surf"], 2, "descriptors='surf': unknown; expected sift, rgb"),
         (["pixels", str(scenes), "--descriptors", "layer2"], 2, "needs a model"),
         (["pixels", str(scenes), "--descriptors", "layers"], 2, "needs a model"),
+        (["pixels", str(scenes), "--descriptors", "5"], 2, "descriptors='5': unknown"),
+        (["pixels", str(scenes), "--untrained"], 2, "--untrained: 'pixels' is no model that was trained"),
         ([str(tmp_path), str(scenes)], 3, "expected a run folder"),
     ):
         run = CliRunner().invoke(app, ["match", *arguments, "--quiet"])

@@ -154,6 +154,15 @@ def test_what_is_no_matrix_of_norb(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(data)
         with pytest.raises(DataError, match=says):
             norb.read_matrix(tmp_path / name)
+    whole = matrix(np.zeros((2, 3), "<i4"), 0x1E3D4C54)
+    for name, data, says in (
+        ("c.mat", whole[:15], "ends within its header of 20 bytes"),
+        ("d.mat.gz", gzip.compress(whole)[:-9], "cannot be read"),
+        ("e.mat.gz", b"PK", "cannot be read"),
+    ):
+        (tmp_path / name).write_bytes(data)
+        with pytest.raises(DataError, match=says):
+            norb.read_matrix(tmp_path / name)
 
 
 def test_the_rendered_object_differs_by_pose_and_by_light(monkeypatch: pytest.MonkeyPatch) -> None:

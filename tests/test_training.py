@@ -747,6 +747,7 @@ def test_wrong_settings_are_one_clear_line(asked: dict[str, Any], says: str) -> 
     [
         ({"epochs": 1.0, "steps": 3}, "expected one of epochs, steps, minutes"),
         ({"steps": 0}, "steps=0: expected a positive number"),
+        ({"minutes": -1}, "minutes=-1: expected a positive number"),
         ({"batch_size": 1}, "batch_size=1: expected at least 2"),
         ({"epochs": 1e308}, "epochs=1e[+]308: expected at most"),
         ({"minutes": 1e307}, "minutes=1e[+]307: expected at most"),

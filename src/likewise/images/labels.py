@@ -40,6 +40,8 @@ def read_labels(labels: Any, paths: Sequence[str]) -> Labels:
 def from_numbers(values: Integer[np.ndarray, " n"], what: str) -> Labels:
     """Numbers of classes, -1 where unknown, and their names, which are these numbers."""
     n_classes = int(values.max()) + 1 if len(values) else 0
+    if len(values) and values.min() < -1:
+        raise UsageError(f"{what}: hold {values.min()}; expected numbers of classes, and -1 where one is unknown")
     if n_classes > MOST:
         raise UsageError(f"{what}: go up to {n_classes - 1}; expected numbers of classes, from 0 to {MOST - 1} at most")
     return values.astype(np.int64), [str(i) for i in range(n_classes)]

@@ -1,6 +1,7 @@
 """small-NORB (LeCun, Huang, Bottou, 2004): toys under 18 azimuths, 9 elevations and 6 lights, in its binary format."""
 
 import gzip
+import zlib
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,11 +27,16 @@ class Poses(NamedTuple):
 
 def read_matrix(file: Path) -> Shaped[np.ndarray, "..."]:
     """A matrix of NORB: its type, its number of axes, their lengths (three at least are written), the data."""
-    data = gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
+    try:
+        data = gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{file}: cannot be read ({error})") from None
     magic, n_axes = (int(v) for v in np.frombuffer(data[:8].ljust(8, b"\0"), "<i4"))
     if magic not in TYPES or not 0 <= n_axes <= 8:
         raise DataError(f"{file}: begins with {magic:#x}; expected a matrix of NORB")
     start = 8 + 4 * max(3, n_axes)
+    if len(data) < start:
+        raise DataError(f"{file}: ends within its header of {start} bytes")
     shape = np.frombuffer(data, "<i4", n_axes, offset=8)
     values = np.frombuffer(data[start:], TYPES[magic])
     if values.size != shape.prod():

@@ -193,6 +193,13 @@ def settle(config: TrainConfig, method: Method, images: ImageSet) -> TrainConfig
         raise UsageError(f"batch_size={config.batch_size}: expected at least 4 images for each of {world()} processes")
     check(config)
     _save_clock(config.save_every)
+    given = {name: v for name in ("epochs", "steps", "minutes") if (v := getattr(config, name)) is not None}
+    if len(given) != 1:
+        raise UsageError(f"budget: expected one of epochs, steps, minutes; got {given or 'none'}")
+    (budget,) = given
+    if not 0 < given[budget] <= MOST:
+        expected = f"at most {MOST}" if given[budget] > 0 else "a positive number"
+        raise UsageError(f"{budget}={given[budget]}: expected {expected}")
     config = replace(config, device=usable_device(config.device))
     if config.precision == "auto":
         size = method.views[0].size
@@ -200,12 +207,6 @@ def settle(config: TrainConfig, method: Method, images: ImageSet) -> TrainConfig
         config = replace(config, precision="bf16" if agreed(gain, config.device) > WORTH_IT else "fp32")
     if config.precision not in ("fp32", "bf16"):
         raise UsageError(f"precision={config.precision!r}: expected auto, fp32 or bf16")
-    given = {name: v for name in ("epochs", "steps", "minutes") if (v := getattr(config, name)) is not None}
-    if len(given) != 1:
-        raise UsageError(f"budget: expected one of epochs, steps, minutes; got {given or 'none'}")
-    (budget,) = given
-    if given[budget] > MOST:
-        raise UsageError(f"{budget}={given[budget]}: expected at most {MOST}")
     steps = config.steps
     if config.epochs is not None:
         steps = _n_steps(method, images, config, config.epochs)
@@ -214,8 +215,7 @@ def settle(config: TrainConfig, method: Method, images: ImageSet) -> TrainConfig
         steps = int(config.minutes * 60 * rate)
         say(f"{config.minutes} minutes at {rate:.2f} steps/s: {steps} steps")
     if steps is None or steps < 1:
-        expected = "more: that is less than a step" if given[budget] > 0 else "a positive number"
-        raise UsageError(f"{budget}={given[budget]}: expected {expected}")
+        raise UsageError(f"{budget}={given[budget]}: expected more: that is less than a step")
     return replace(config, epochs=None, minutes=None, steps=steps)
 
 

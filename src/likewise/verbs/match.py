@@ -1,5 +1,6 @@
 """The verb `match`: descriptors compared on pairs of images with exact ground truth."""
 
+import re
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -119,13 +120,15 @@ def _describers(
     names = [name.strip() for name in (descriptors.split(",") if isinstance(descriptors, str) else descriptors)]
     fixed: dict[str, Describe] = {"sift": sift, "rgb": rgb}
     for name in names:
-        if not (name in fixed or name in ("layers", "output") or name.removeprefix("layer").isdigit()):
+        if not (name in fixed or name in ("layers", "output") or re.fullmatch(r"layer\d+", name)):
             raise UsageError(f"descriptors={name!r}: unknown; expected sift, rgb, layers, layer1, layer2, .. or output")
     made = [fixed[name] for name in dict.fromkeys(names) if name in fixed]
     learned = [name for name in names if name not in fixed]
     about: dict[str, Any] = {"descriptors": names, "models": {}}
     for name, one in (model if isinstance(model, Mapping) else {"": model}).items():
         if not isinstance(one, Encoder) and str(one) in NO_MODEL:
+            if not trained:
+                raise UsageError(f"--untrained: {one!r} is no model that was trained; leave it out")
             if not made or set(learned) - {"layers"}:
                 raise UsageError(f"descriptors={learned[0]!r}: needs a model, not {one!r}; pixels have sift and rgb")
         elif learned:
