@@ -810,6 +810,18 @@ def test_embeddings_without_a_run_have_their_figures(tmp_path: Path) -> None:
     assert "rankme 4.25" in (tmp_path / "one.html").read_text()
 
 
+def test_baselines_alone_are_a_bar(tmp_path: Path) -> None:
+    x, labels = clusters()
+    embeddings = make_embeddings(tmp_path / "emb", x, labels)
+    health = {"rankme": 4.0, "dim": 8}
+    line = evaluation("pixels", 0, protocols={"knn": {"accuracy": 0.98}, "health": health})
+    json_lines(embeddings / "evaluation.jsonl", [line])
+    _, vectors, _ = read_folders([embeddings])
+    assert headline([], vectors).startswith(
+        "With raw pixels a vote among nearest neighbours names the right class for 98"
+    )
+
+
 def test_a_selection_from_an_array_is_of_no_other_images(tmp_path: Path) -> None:
     x, _ = clusters()
     mine, others = (make_embeddings(tmp_path / name, x) for name in ("mine", "others"))

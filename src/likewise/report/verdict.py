@@ -69,6 +69,12 @@ def headline(runs: Sequence[Run], vectors: Sequence[Vectors]) -> str:
                 f"{while_training[-1]:.0%} of the images. Without the same figure for raw pixels and for an "
                 "untrained encoder, nobody can tell how much of this was learned."
             )
+    if found and not runs:
+        bar = max(found, key=lambda score: score.accuracy)
+        return (
+            f"With {_inline(bar)} a vote among nearest neighbours names the right class for "
+            f"{_hundredths(bar.accuracy)} in a hundred images. That is the bar for one that learned; none is here."
+        )
     sources: list[Run | Vectors] = [*runs, *vectors]
     for source in sources:
         sentence = _health(source)
