@@ -110,22 +110,21 @@ def check_empty(path: Path | str, argument: str) -> Path:
 
 def read_json(path: Path) -> Any:
     """The content of a JSON file, or a DataError that names it."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: is not valid JSON ({error})") from None
+    return _parsed(path, json.loads, "JSON")
 
 
 def read_toml(path: Path) -> dict[str, Any]:
     """The content of a TOML file, or a DataError that names it."""
+    return _parsed(path, tomllib.loads, "TOML")
+
+
+def _parsed(path: Path, parse: Callable[[str], Any], kind: str) -> Any:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return parse(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise DataError(f"{path}: no such file") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: is not valid TOML ({error})") from None
+    except ValueError as error:  # of the parser, or of text that is no UTF-8
+        raise DataError(f"{path}: is not valid {kind} ({error})") from None
 
 
 def read_array(path: Path) -> "np.ndarray":

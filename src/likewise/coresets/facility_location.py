@@ -83,7 +83,7 @@ def facility_location(
     meta: dict[str, float] = {}
     if swaps:
         objective.pairs = None  # to make room
-        picks, _, meta["swaps"] = refine(objective.rows, picks, taken, n_rounds=swaps, seed=seed)
+        picks, meta["swaps"] = refine(objective.rows, picks, taken, n_rounds=swaps, seed=seed)
         at = torch.from_numpy(np.concatenate([taken, picks])).to(x.device)
         cell = _first_nearest(objective.rows, at).cpu().numpy()
         rises = _rises(objective.rows, picks, taken)

@@ -33,14 +33,13 @@ def check_memory(n: int, n_picks: int, memory: int) -> None:
 
 def refine(
     rows: Rows, picks: Int[np.ndarray, " k"], fixed: Int[np.ndarray, " m"], *, n_rounds: int = 1, seed: int = 0
-) -> tuple[Int[np.ndarray, " k"], Int[np.ndarray, " n"], int]:
+) -> tuple[Int[np.ndarray, " k"], int]:
     """Swap picks for other images as long as the sum of best cosines rises; the `fixed` ones stay.
 
     Each further round replaces a fifth of the picks by images drawn from `seed`, and goes on from there until no swap
     helps; the better picks are kept.
 
-    Returns the picks (a newcomer takes the place of the one that it replaces), for each image the place of its best
-    pick (counting the fixed ones first), and the number of swaps.
+    Returns the picks (a newcomer takes the place of the one that it replaces), and the number of swaps.
     """
     best, n_swaps = None, 0
     with bar("swaps", n_rounds) as progress:
@@ -53,7 +52,7 @@ def refine(
                 best = state
             progress.update(number + 1, f"{n_swaps} swaps")
     assert best is not None
-    return best.ids[len(fixed) :], best.first, n_swaps
+    return best.ids[len(fixed) :], n_swaps
 
 
 def _shaken(picks: Int[np.ndarray, " k"], fixed: Int[np.ndarray, " m"], n: int, name: str) -> Int[np.ndarray, " k"]:

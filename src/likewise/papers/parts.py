@@ -3,7 +3,6 @@
 import math
 import operator
 import time
-import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, stdev
@@ -12,7 +11,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from likewise.errors import UsageError
-from likewise.files import read_json, write, write_json
+from likewise.files import read_json, read_toml, write, write_json
 from likewise.progress import say
 from likewise.verbs.pretrain import HARDWARE
 from likewise.verbs.settings import BUDGET, differences, make_plan
@@ -60,7 +59,7 @@ def finished(run: Path, asked: Mapping[str, Any], states: Sequence[str] = ("fini
     status = run / "status.json"
     if not (status.is_file() and read_json(status).get("state") in states):
         return False
-    saved = tomllib.loads((run / "resolved.toml").read_text())
+    saved = read_toml(run / "resolved.toml")
     plan = make_plan({key: value for key, value in asked.items() if key != "patches"}, saved["size"])
     for key, was, value in differences(saved, {**plan.flat(), "patches": asked.get("patches", saved.get("patches"))}):
         if key not in (*HARDWARE, *BUDGET, "device", "precision", "init_from"):
