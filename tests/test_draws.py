@@ -55,7 +55,7 @@ def test_mix_equals_python_integers():
 
 def test_image_draws_equal_python_integers():
     keys = [3, -5, 1 << 62]
-    drawn = keyed(0, seed=4, epoch=7, keys=torch.tensor(keys), scope="/a").image("crop", 2, 2).flatten(1)
+    drawn = keyed(0, seed=4, epoch=7, keys=torch.tensor(keys), scopes=("/a",)).image("crop", 2, 2).flatten(1)
     for key, row in zip(keys, drawn, strict=True):
         start = splitmix((key + word(4, 7, "/a", "crop")) & WORD)
         bits = [splitmix((start + i * GOLDEN) & WORD) for i in range(1, 5)]

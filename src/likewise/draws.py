@@ -8,6 +8,7 @@ every device gives the same bits.
 
 import hashlib
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -59,11 +60,13 @@ class Draws:
     epoch: int
     number: int  # of the training step; `step` draws are keyed by it
     keys: Int[Tensor, " b"]
-    scope: str = ""
+    scopes: tuple[str, ...] = ("",)  # several: of as many equal parts of the keys
 
     def bits(self, name: str) -> Int[Tensor, " b"]:
         """One 64-bit word per image; sorting by it is the keyed shuffle."""
-        return mix(self.keys + word(self.seed, self.epoch, self.scope, name))
+        parts = self.keys.chunk(len(self.scopes))
+        words = [word(self.seed, self.epoch, scope, name) for scope in self.scopes]
+        return mix(torch.cat([keys + w for keys, w in zip(parts, words, strict=True)]))
 
     def image(self, name: str, *shape: int) -> Float[Tensor, "b *shape"]:
         """Uniform draws that belong to each image: "b *shape"."""
@@ -74,11 +77,16 @@ class Draws:
     def step(self, name: str, *shape: int) -> Float[Tensor, "*shape"]:
         """Uniform draws that belong to the step and to no image, the same on every rank."""
         counter = torch.arange(1, math.prod(shape) + 1, device=self.keys.device) * _GOLDEN
-        return _uniform(mix(counter + word(self.seed, self.number, self.scope, name))).reshape(shape)
+        return _uniform(mix(counter + word(self.seed, self.number, *self.scopes, name))).reshape(shape)
 
     def child(self, name: str) -> "Draws":
         """Independent draws for a part with its own names: one view, one teacher, one head."""
-        return replace(self, scope=f"{self.scope}/{name}")
+        return replace(self, scopes=tuple(f"{scope}/{name}" for scope in self.scopes))
+
+    def children(self, names: Sequence[str]) -> "Draws":
+        """Those of several parts, one after another: "b" images of the first name, then "b" of the second."""
+        scopes = tuple(scope for name in names for scope in self.child(name).scopes)
+        return replace(self, keys=self.keys.repeat(len(names)), scopes=scopes)
 
     def to(self, device: torch.device) -> "Draws":
         """The same draws, made on another device."""

@@ -37,6 +37,10 @@ class Source:
     def to(self, device: torch.device) -> "Source":
         return Source(self.pixels.to(device, non_blocking=True), self.sizes.to(device, non_blocking=True))
 
+    def repeated(self, n: int) -> "Source":
+        """All images, `n` times over."""
+        return self if n == 1 else Source(self.pixels.repeat(n, 1, 1, 1), self.sizes.repeat(n, 1))
+
 
 class Encoder(nn.Module):
     """Images "b c h w" in [0, 1] -> features "b dim"; an encoder does its own normalisation.

@@ -219,10 +219,8 @@ class Teacher(nn.Module):
     @torch.no_grad()
     def follow(self, encoder: nn.Module, head: nn.Module, momentum: float) -> None:
         """teacher <- momentum * teacher + (1 - momentum) * student, for parameters."""
-        for mine, theirs in ((self.encoder, encoder), (self.head, head)):
-            pairs = zip(mine.parameters(), theirs.parameters(), strict=True)
-            for slow, fast in pairs:
-                slow.lerp_(fast, 1 - momentum)
+        fast = [*encoder.parameters(), *head.parameters()]
+        torch._foreach_lerp_(list(self.parameters()), fast, 1 - momentum)
 
 
 def sharpness(temperatures: tuple[float, float], progress: float) -> float:

@@ -1,13 +1,14 @@
 """The survey's comparison (Ozbulak et al., 2023, arXiv 2305.13689): every method on one encoder and one budget.
 
-    likewise reproduce methods --out docs/results/methods-cpu --resume [--set table=NAME] [--set only=A,B]
+    likewise reproduce methods --out docs/results/methods-cpu --resume [--set table=NAME] [--set only=A,B] [--set device=cuda]
 
 Each run trains as `likewise pretrain` does, is judged by k-NN, a linear probe, a linear probe on 1 % of the labels and
 the health of its features, and adds one line to runs.jsonl; what is there is not done again, and a run that was
 interrupted goes on. The page is written from those lines. Tables are framed by raw pixels, the untrained encoder and
 `supervised`, where these have been run. A method is proven where its linear probe beats that of the untrained encoder
 of the same seeds by three standard errors (SE) of the test images. Time is processor time of training, on machines that
-others used too. The table `cifar10-resnet18` is for a GPU.
+others used too; runs that a GPU made have none here, and their number is in brackets. The table `cifar10-resnet18` is for
+a GPU.
 
 Beyond these sizes nothing was measured here. Published linear probes on ImageNet-1k, each in its own authors' recipe:
 with a ResNet-50 SimCLR 69.1 % (1,000 epochs), MoCo v3 74.6 (1,000), SwAV 75.3 (800), DeepCluster-v2 75.2 (800),
@@ -25,6 +26,7 @@ from statistics import fmean
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 
 from likewise.encoders import Pixels
 from likewise.errors import TrainingError, UsageError
@@ -33,7 +35,7 @@ from likewise.images import ImageSet, open_images
 from likewise.methods import METHODS, reads_labels
 from likewise.papers import parts
 from likewise.progress import say
-from likewise.types import TrainConfig, pick
+from likewise.types import TrainConfig, pick, usable_device
 from likewise.verbs.evaluate import evaluate
 from likewise.verbs.pretrain import make_method, pretrain
 from likewise.verbs.settings import DEFAULT, make_plan
@@ -72,7 +74,7 @@ class Table(NamedTuple):
 
 
 # 200 epochs of batches of 512, as others' published benchmarks of CIFAR-10 on one GPU; followed by k-NN as it learns.
-RESNET = {"encoder": "resnet18", "device": "auto", "knn_epochs": tuple(range(10, 201, 10))}
+RESNET = {"encoder": "resnet18", "device": "auto", "precision": "auto", "knn_epochs": tuple(range(10, 201, 10))}
 TABLES = {
     "mnist-quick": Table("mnist", 28, 60 * BATCH, {"encoder": "convnet", "width": 32}, 10_000),
     "mnist-vit-quick": Table("mnist", 28, 200 * BATCH, {"encoder": "vit-nano", "patch": 7}, 10_000),
@@ -84,21 +86,26 @@ TABLES = {
 
 
 def reproduce(
-    out: Path, *, budget: str, seed: int, table: str = "", only: str = "", seeds: int | None = None
+    out: Path, *, budget: str, seed: int, table: str = "", only: str = "", seeds: int | None = None, device: str = ""
 ) -> dict[str, Any]:
     """All tables or one, all methods or some (separated by commas), from seed `seed` on.
 
-    `budget` cpu is the small tables and one seed, full all tables and three seeds, unless asked otherwise.
+    `budget` cpu is the small tables and one seed, full all tables and three seeds, unless asked otherwise. `device` is
+    that of training and of embedding; by default the CPU, but for the table of a GPU, which takes what there is.
     """
-    names, wanted = chosen(budget=budget, table=table, only=only, seeds=seeds)
+    names, wanted = chosen(budget=budget, table=table, only=only, seeds=seeds, device=device)
     for name in names:
-        run(out, name, wanted, range(seed, seed + (seeds or (1 if budget == "cpu" else 3))))
+        run(out, name, wanted, range(seed, seed + (seeds or (1 if budget == "cpu" else 3))), device)
     write_text(out / "README.md", page(read(out)))
     return {"checks": proofs(read(out))}
 
 
-def chosen(*, budget: str, table: str = "", only: str = "", seeds: int | None = None) -> tuple[list[str], list[str]]:
+def chosen(
+    *, budget: str, table: str = "", only: str = "", seeds: int | None = None, device: str = ""
+) -> tuple[list[str], list[str]]:
     """The tables and methods that are asked for. Raises UsageError for what is none."""
+    if device:
+        usable_device(device)
     if seeds is not None and seeds < 1:
         raise UsageError(f"--set seeds={seeds}: expected at least 1")
     small = [name for name in TABLES if name.endswith("quick")]
@@ -115,27 +122,33 @@ def chosen(*, budget: str, table: str = "", only: str = "", seeds: int | None = 
     return names, wanted
 
 
-def run(out: Path, name: str, wanted: Sequence[str], seeds: Sequence[int]) -> None:
+def run(out: Path, name: str, wanted: Sequence[str], seeds: Sequence[int], device: str = "") -> None:
     """What `out` lacks of one table."""
     setting = TABLES[name]
+    device = usable_device(device or setting.settings.get("device", "cpu"))
     train, test = (open_images(f"{setting.data}:{split}", side=setting.size) for split in ("train", "test"))
     done = {(line["table"], line["method"], line["seed"]) for line in read(out)}
     for seed in seeds:
         for method in wanted:
             if not setting.lacks(method) and (name, method, seed) not in done:
                 say(f"{name}: {method}, seed {seed}")
-                line = {"table": name, "method": method, "seed": seed, **one(out, name, method, seed, train, test)}
+                found = one(out, name, method, seed, train, test, device)
+                line = {"table": name, "method": method, "seed": seed, **found}
                 append_line(out / "runs.jsonl", line)
                 write_text(out / "README.md", page(read(out)))
 
 
-def one(out: Path, name: str, method: str, seed: int, train: ImageSet, test: ImageSet) -> dict[str, Any]:
+def one(
+    out: Path, name: str, method: str, seed: int, train: ImageSet, test: ImageSet, device: str = "cpu"
+) -> dict[str, Any]:
     """One method on one table's terms: how it was trained, and its figures."""
     setting = TABLES[name]
     about: dict[str, Any] = {"date": time.strftime("%Y-%m-%d")}
+    if device != "cpu":
+        about["device"] = torch.cuda.get_device_name() if device.startswith("cuda") else device
     usual = METHODS[method].default_views if method in METHODS else "strong"
-    settings: dict[str, Any] = {"size": setting.size, "seed": seed, "device": "cpu", "batch_size": setting.batch}
-    settings |= setting.settings
+    settings: dict[str, Any] = {"size": setting.size, "seed": seed, "batch_size": setting.batch}
+    settings |= {"precision": "fp32", **setting.settings, "device": device}  # fp32: as a CPU trains, wherever it is
     if method == "pixels":
         encoder: Any = Pixels(train.info(setting.size))
     elif method == "untrained":
@@ -149,7 +162,7 @@ def one(out: Path, name: str, method: str, seed: int, train: ImageSet, test: Ima
         try:
             trained = pretrain(seen, out=folder, resume=True, **settings)
         except TrainingError as error:
-            return {**about, "failed": str(error)}
+            return {**about, "failed": str(error).replace(f"{out}/", "")}
         figures = ("steps", "seconds", "images_per_second", "resumed_at", "verdict")
         about |= {"seen": steps * setting.batch, **{key: trained[key] for key in figures}}
         if followed:
@@ -160,7 +173,7 @@ def one(out: Path, name: str, method: str, seed: int, train: ImageSet, test: Ima
     if setting.n_probed:
         train = train.subset(np.sort(np.argsort(train.keys)[: setting.n_probed]))
     size = None if isinstance(encoder, Path) else setting.size
-    found = evaluate(encoder, train, test=test, protocols=PROTOCOLS, size=size, seed=seed)["protocols"]
+    found = evaluate(encoder, train, test=test, protocols=PROTOCOLS, size=size, seed=seed, device=device)["protocols"]
     if isinstance(encoder, Path):
         shutil.rmtree(encoder)
     return {
@@ -260,7 +273,10 @@ def default(lines: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def _processor_seconds(line: dict[str, Any]) -> float:
-    """Of training; older lines have `cpu_seconds` of their last process, its health check included. 0: not known."""
+    """Of training; older lines have `cpu_seconds` of their last process, its health check included. 0: not known, or
+    not of a CPU."""
+    if "device" in line:
+        return 0.0
     return line.get("processor_seconds") or (0.0 if line.get("resumed_at", 1) else line.get("cpu_seconds", 0.0))
 
 
@@ -284,7 +300,9 @@ def rows(here: Sequence[dict[str, Any]]) -> str:
             " (collapsed)" if any(line["collapsed"] for line in runs) else ""
         )
         label = f"{method} (labels)" if method in METHODS and reads_labels(METHODS[method]) else method
-        made.append((linear, [label, *figures, above, rank, speed, minutes, str(len(runs))]))
+        n_gpu = sum("device" in line for line in runs)
+        seeds = str(len(runs)) + (f" ({n_gpu})" if n_gpu else "")
+        made.append((linear, [label, *figures, above, rank, speed, minutes, seeds]))
     made.sort(key=lambda row: -row[0])
     head = [
         "method",

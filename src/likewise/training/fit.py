@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, closing
 from dataclasses import replace
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -254,12 +255,19 @@ def make_batch(
     step: int,
     n_views: int | None = None,
 ) -> Batch:
-    """The views of one batch (the first `n_views`, or all), on the device, drawn for its images."""
+    """The views of one batch (the first `n_views`, or all), on the device, drawn for its images.
+
+    On a GPU neighbours that are alike are made together, since there a small operation costs as much as a large one.
+    """
     device = torch.device(config.device)
     ids = rows.flatten()
     draws = Draws(config.seed, epoch, step, torch.from_numpy(images.keys[ids.numpy()]).to(device))
     source = source.to(device)
-    views = [view(source, draws.child(f"view{i}")) for i, view in enumerate(method.views[:n_views])]
+    views: list[Tensor] = []
+    for view, alike in groupby(method.views[:n_views]):
+        names = [f"view{len(views) + i}" for i, _ in enumerate(alike)]
+        for some in [[name] for name in names] if device.type == "cpu" else [names]:
+            views += view(source.repeated(len(some)), draws.children(some)).chunk(len(some))
     return Batch(views, rows.to(device), progress, draws)
 
 
@@ -276,17 +284,14 @@ def train_step(
     if not isinstance(result, Step) or any(value.shape != () for value in result.terms.values()):
         raise UsageError(f"{type(method).__name__}.step: expected a Step whose terms are scalars, by name")
     check_finite(result, [images.paths[i] for i in batch.ids.flatten().tolist()])
+    # Read before the backward pass, so that nothing waits for its end: a GPU is given the next step meanwhile.
+    terms, shown = ({name: float(x.detach()) for name, x in of.items()} for of in (result.terms, result.shown))
     torch.stack(list(result.terms.values())).sum().backward()
     average_gradients(method)
     if config.clip is not None:
         torch.nn.utils.clip_grad_norm_(method.parameters(), config.clip)
     optimizer.step()
-    terms = {name: float(value.detach()) for name, value in result.terms.items()}
-    return (
-        terms,
-        {name: float(value) for name, value in result.shown.items()},
-        None if result.score is None else result.score.detach(),
-    )
+    return terms, shown, None if result.score is None else result.score.detach()
 
 
 def autocast(config: TrainConfig) -> AbstractContextManager[Any]:

@@ -62,41 +62,79 @@ class Muon(Optimizer):
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         for group in self.param_groups:
+            kernels, others = list[Tensor](), list[Tensor]()
             for p in group["params"]:
-                if p.grad is None:
-                    continue
-                state = self.state[p]
-                kernel = p.ndim == 4 and p.shape[1] > 3
-                if kernel or group.get("inner"):
-                    if not state:
-                        state["momentum_buffer"] = torch.zeros_like(p)
-                    buffer = state["momentum_buffer"].mul_(group["momentum"]).add_(p.grad)
-                    update = orthogonal(p.grad.add(buffer, alpha=group["momentum"]).flatten(1)).reshape(p.shape)
-                    if kernel:
-                        p.mul_(len(p) ** 0.5 / p.norm().clamp(min=1e-12)).add_(update, alpha=-group["lr"])
-                    else:
-                        scale = max(1, p.shape[0] / p.shape[1]) ** 0.5
-                        p.mul_(1 - group["lr"] * group["weight_decay"]).add_(update, alpha=-group["lr"] * scale)
-                else:
-                    if not state:
-                        state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(p), torch.zeros_like(p)
-                        state["step"] = torch.zeros(())
-                    state["step"] += 1
-                    (b1, b2), n, lr = group["betas"], float(state["step"]), group["lr"] / 10
-                    mean = state["exp_avg"].lerp_(p.grad, 1 - b1) / (1 - b1**n)
-                    deviation = (state["exp_avg_sq"].lerp_(p.grad.square(), 1 - b2) / (1 - b2**n)).sqrt() + 1e-8
-                    p.mul_(1 - lr * group["weight_decay"]).addcdiv_(mean, deviation, value=-lr)
+                if p.grad is not None:
+                    (kernels if p.ndim == 4 and p.shape[1] > 3 else others).append(p)
+            if group.get("inner"):
+                self._turn(kernels, others, group)
+            else:
+                self._turn(kernels, [], group)
+                self._adamw(others, group)
+
+    def _turn(self, kernels: list[Tensor], matrices: list[Tensor], group: dict[str, Any]) -> None:
+        """Orthogonal steps, of all matrices of one shape together."""
+        params = kernels + matrices
+        if not params:
+            return
+        grads, lr = [p.grad for p in params], group["lr"]
+        buffers = [self._moment(p, "momentum_buffer") for p in params]
+        torch._foreach_mul_(buffers, group["momentum"])
+        torch._foreach_add_(buffers, grads)
+        ahead = torch._foreach_add(grads, buffers, alpha=group["momentum"])
+        alike: dict[Any, list[int]] = {}
+        for i, p in enumerate(params):
+            alike.setdefault((p.flatten(1).shape, p.device), []).append(i)
+        updates = list(ahead)
+        for rows in alike.values():
+            turned = orthogonal(torch.stack([ahead[i].flatten(1) for i in rows]))
+            for i, update in zip(rows, turned, strict=True):
+                updates[i] = update.reshape(params[i].shape)
+        if kernels:
+            lengths = torch._foreach_norm(kernels)
+            torch._foreach_clamp_min_(lengths, 1e-12)
+            torch._foreach_mul_(kernels, [len(p) ** 0.5 / length for p, length in zip(kernels, lengths, strict=True)])
+            torch._foreach_add_(kernels, updates[: len(kernels)], alpha=-lr)
+        if matrices:
+            steps = updates[len(kernels) :]
+            torch._foreach_mul_(steps, [max(1, p.shape[0] / p.shape[1]) ** 0.5 for p in matrices])
+            torch._foreach_mul_(matrices, 1 - lr * group["weight_decay"])
+            torch._foreach_add_(matrices, steps, alpha=-lr)
+
+    def _adamw(self, params: list[Tensor], group: dict[str, Any]) -> None:
+        if not params:
+            return
+        grads, lr, (b1, b2) = [p.grad for p in params], group["lr"] / 10, group["betas"]
+        means, squares = ([self._moment(p, name) for p in params] for name in ("exp_avg", "exp_avg_sq"))
+        counts = []
+        for p in params:
+            self.state[p]["step"] = self.state[p].get("step", torch.zeros(())) + 1
+            counts.append(float(self.state[p]["step"]))
+        torch._foreach_lerp_(means, grads, 1 - b1)
+        torch._foreach_lerp_(squares, torch._foreach_mul(grads, grads), 1 - b2)
+        deviations = torch._foreach_div(squares, [1 - b2**n for n in counts])
+        torch._foreach_sqrt_(deviations)
+        torch._foreach_add_(deviations, 1e-8)
+        torch._foreach_mul_(params, 1 - lr * group["weight_decay"])
+        steps = torch._foreach_div(means, [1 - b1**n for n in counts])
+        torch._foreach_addcdiv_(params, steps, deviations, -lr)
+
+    def _moment(self, p: Tensor, name: str) -> Tensor:
+        if name not in self.state[p]:
+            self.state[p][name] = torch.zeros_like(p)
+        return self.state[p][name]
 
 
-def orthogonal(x: Float[Tensor, "n m"]) -> Float[Tensor, "n m"]:
+def orthogonal(x: Float[Tensor, "b n m"]) -> Float[Tensor, "b n m"]:
     """Singular values brought near 1 by four steps of Newton and Schulz's iteration, a quintic; bfloat16 on a GPU."""
-    tall = x.shape[0] > x.shape[1]
-    z = (x.T if tall else x) / (x.norm() + 1e-7)
+    tall = x.shape[1] > x.shape[2]
+    z = (x.mT if tall else x) / (x.flatten(1).norm(dim=1).reshape(-1, 1, 1) + 1e-7)
     z = z.to(torch.bfloat16 if x.is_cuda else torch.float32)
     for _ in range(4):
-        square = z @ z.T
-        z = 3.4445 * z + (2.0315 * square @ square - 4.7750 * square) @ z
-    return (z.T if tall else z).to(x.dtype)
+        square = z @ z.mT
+        quintic = torch.baddbmm(square, square, square, beta=-4.7750, alpha=2.0315)
+        z = torch.baddbmm(z, quintic, z, beta=3.4445)
+    return (z.mT if tall else z).to(x.dtype)
 
 
 def check(config: TrainConfig) -> None:

@@ -45,7 +45,7 @@ class View:
 
     def __call__(self, source: Source, draws: Draws) -> Images:
         if self.versions:
-            draws = replace(draws.fixed(self.versions), scope="")  # views alike share an image's fates
+            draws = replace(draws.fixed(self.versions), scopes=("",))  # views alike share an image's fates
         maps = torch.eye(3, device=source.pixels.device).expand(len(source.pixels), 3, 3)
         for i, operation in enumerate(self.geometry):
             maps = maps @ operation(source.sizes, draws.child(f"geometry{i}"))
@@ -77,8 +77,8 @@ class _Some(Draws):
         return super().bits(name)[self.rows]
 
     def image(self, name: str, *shape: int) -> Float[Tensor, "n *shape"]:
-        what = self.scope, name, shape
+        what = self.scopes, name, shape
         if what not in self.made:
-            whole = Draws(self.seed, self.epoch, self.number, self.keys, self.scope)
+            whole = Draws(self.seed, self.epoch, self.number, self.keys, self.scopes)
             self.made[what] = whole.image(name, *shape)
         return self.made[what][self.rows]
