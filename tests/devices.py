@@ -48,6 +48,21 @@ def test_trains_and_goes_on_there(
         assert torch.equal(one, same), key  # what an encoder adds to its weights (its scale) lies at hand
 
 
+@pytest.mark.parametrize(("method", "recipe"), [("simclr", "strong"), ("dino", "multi-crop"), ("byol", "asymmetric")])
+def test_views_are_made_there_as_here(method: str, recipe: str, images: ImageSet) -> None:
+    made = make_method(make_plan({"method": method, "encoder": "convnet", "views": recipe, "steps": 1}, SIZE), images)
+    rows = torch.arange(N).unsqueeze(1)
+    source = images.source(rows.flatten().numpy())
+    here = loop.make_batch(made, images, rows, source, 0.0, loop.replace(CONFIG, device="cpu"), 3, 5)
+    with pretended():
+        there = loop.make_batch(made, images, rows, source, 0.0, CONFIG, 3, 5)
+    assert len(here.views) == len(there.views) == len(made.views)
+    for one, other in zip(here.views, there.views, strict=True):
+        assert isinstance(other, Elsewhere)
+        torch.testing.assert_close(other.held, one)
+    assert len({float(view.sum()) for view in here.views}) == len(made.views)
+
+
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd", "lars", "muon"])
 def test_optimizers_step_there_as_here(
     optimizer: str, images: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

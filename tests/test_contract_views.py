@@ -181,3 +181,13 @@ def test_the_draws_of_two_alike_views_differ_by_their_scope(name):
     if name != "plain":
         view = RECIPES[name](10)[0]
         assert not torch.equal(view(source, draws.child("view0")), view(source, draws.child("view1")))
+
+
+@every_one
+def test_views_made_together_are_those_made_one_by_one(name):
+    """As on a GPU, where neighbours alike are made in one call."""
+    source, draws = made_up(16)
+    for view in {*views_of(name, 9), replace(views_of(name, 9)[0], versions=2)}:
+        together = view(source.repeated(3), draws.children(["a", "b", "c"])).chunk(3)
+        for part, images in zip("abc", together, strict=True):
+            same(images, view(source, draws.child(part)))

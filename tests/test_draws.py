@@ -62,6 +62,15 @@ def test_image_draws_equal_python_integers():
         assert row.tolist() == [((x >> 41) + 0.5) / 2**23 for x in bits]
 
 
+def test_children_are_the_children_one_after_another():
+    draws = keyed(3, seed=1, epoch=2, number=3).child("a")
+    both, alone = draws.children(["x", "y"]), [draws.child(name) for name in ("x", "y")]
+    for of in (lambda d: d.bits("order"), lambda d: d.image("crop", 2), lambda d: d.child("b").image("flip")):
+        assert torch.equal(of(both), torch.cat([of(one) for one in alone]))
+    assert torch.equal(both.fixed(2).image("crop"), torch.cat([one.fixed(2).image("crop") for one in alone]))
+    assert torch.equal(draws.children(["x"]).image("crop"), alone[0].image("crop"))
+
+
 def test_bits_never_change():
     draws = keyed(2, seed=1, epoch=2, number=3)
     assert word(0, 1, "a") == -6218612800434282794

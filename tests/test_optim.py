@@ -227,3 +227,25 @@ def test_orthogonal_is_four_steps_of_the_quintic():
         for _ in range(4):
             sigma = 3.4445 * sigma - 4.7750 * sigma**3 + 2.0315 * sigma**5
         assert torch.allclose(orthogonal(x[None])[0], (u * sigma) @ v, atol=1e-4)
+
+
+def test_muon_takes_each_parameter_as_if_it_were_alone():
+    """Kernels, matrices and others, of equal and of other shapes, some without a gradient now and then."""
+    shapes = [(6, 5, 3, 3), (6, 5, 3, 3), (4, 6, 1, 1), (6, 3, 3, 3), (7, 5), (5, 7), (7, 5), (5,)]
+    generator = torch.Generator().manual_seed(0)
+    for inner in (False, True):
+        kinds = [shape for shape in shapes if not inner or (len(shape) == 2 or shape[1:2] > (3,))]
+        starts = [torch.randn(shape, generator=generator) for shape in kinds]
+        together, apart = ([torch.nn.Parameter(x.clone()) for x in starts] for _ in range(2))
+        config = TrainConfig(optimizer="muon", lr=0.1, weight_decay=0.5)
+        one = make_optimizer([{"params": together, "inner": inner}], config)
+        each = [make_optimizer([{"params": [p], "inner": inner}], config) for p in apart]
+        for step in range(3):
+            for i, (p, q) in enumerate(zip(together, apart, strict=True)):
+                p.grad = None if (step + i) % 4 == 1 else torch.randn(p.shape, generator=generator)
+                q.grad = None if p.grad is None else p.grad.clone()
+            for optimizer in (one, *each):
+                optimizer.step()
+        for p, q, start in zip(together, apart, starts, strict=True):
+            assert torch.allclose(p, q, atol=1e-5)
+            assert not torch.allclose(p, start, atol=1e-2)

@@ -117,6 +117,7 @@ def test_a_collapsed_run_is_a_line_too(tmp_path: Path, monkeypatch: pytest.Monke
     reproduce("methods", tmp_path / "out", options={"only": "simclr"})
     (found,) = read(tmp_path / "out")
     assert "collapsed" in found["failed"]
+    assert found["failed"].endswith("The run is kept in runs/tiny-quick-simclr-0")  # by no path of this machine
 
 
 @pytest.mark.parametrize(
@@ -127,6 +128,7 @@ def test_a_collapsed_run_is_a_line_too(tmp_path: Path, monkeypatch: pytest.Monke
         ({"tabel": "x"}, "--set tabel: methods takes table, only, seeds"),
         ({"seeds": "many"}, "seeds"),
         ({"seeds": 0}, "--set seeds=0: expected at least 1"),
+        ({"device": "abacus"}, "device='abacus': cannot be used here"),
         (
             {"only": "mae, simclr", "table": "mnist-quick"},
             "--set only=mae: needs a ViT encoder, which mnist-quick lacks; tables: mnist-vit-quick, cifar10-vit$",
@@ -172,14 +174,47 @@ def test_a_run_that_was_gone_on_with_has_no_speed() -> None:
 
 
 def test_the_committed_page_is_that_of_the_committed_lines() -> None:
-    out = Path(__file__).parents[1] / "docs/results/methods-cpu"
-    assert (out / "README.md").read_text() == page(read(out))
+    for name in ("methods-cpu", "methods-gpu"):
+        out = Path(__file__).parents[1] / "docs/results" / name
+        assert (out / "README.md").read_text() == page(read(out))
 
 
 def test_a_little_less_than_three_standard_errors_is_no_proof() -> None:
     (found,) = proofs([line("untrained", 0.5), line("simclr", 0.5209)])
     assert 2.95 < found["value"] < 3
     assert not found["ok"]
+
+
+@pytest.mark.parametrize(("table", "asked", "device"), [("t", "", "cpu"), ("g", "", "there"), ("t", "there", "there")])
+def test_a_run_is_made_where_it_is_asked_for(table: str, asked: str, device: str, tmp_path: Path, monkeypatch) -> None:
+    """On the CPU, or the table's own device, or the one that is asked for; in float32 unless the table says more."""
+    seen: list[Any] = []
+
+    def evaluate(*_: Any, device: str, **__: Any) -> Any:
+        return {"protocols": {name: {**FIGURES, "accuracy": 0.5} for name in methods.PROTOCOLS}}, seen.append(device)
+
+    def pretrain(images: Any, *, out: Path, **settings: Any) -> dict[str, Any]:
+        out.mkdir(parents=True)
+        (out / "status.json").write_text('{"processor_seconds": 9.0}')
+        seen.extend((settings["device"], settings["precision"]))
+        return dict.fromkeys(("steps", "seconds", "images_per_second", "resumed_at", "verdict"), 1)
+
+    monkeypatch.setattr(methods, "evaluate", lambda *a, **k: evaluate(*a, **k)[0])
+    monkeypatch.setattr(methods, "pretrain", pretrain)
+    monkeypatch.setattr(methods, "usable_device", lambda name: {"auto": "there"}.get(name, name))
+    settings = {"encoder": "convnet", "width": 8}
+    on_gpu = {**settings, "device": "auto", "precision": "auto"}
+    tables = {"t": methods.Table("digits", 8, 512, settings), "g": methods.Table("digits", 8, 512, on_gpu)}
+    monkeypatch.setattr(methods, "TABLES", tables)
+    reproduce(
+        "methods", tmp_path / "out", options={"table": table, "only": "simclr", **({"device": asked} if asked else {})}
+    )
+    (found,) = read(tmp_path / "out")
+    assert seen == [device, "auto" if table == "g" else "fp32", device]
+    assert found.get("device") == (None if device == "cpu" else device)
+    speed, minutes, seeds = methods.rows([found]).splitlines()[2].split(" | ")[-3:]
+    assert bool(speed) == bool(minutes) == (device == "cpu")  # a GPU's time is no processor's
+    assert seeds == ("1 |" if device == "cpu" else "1 (1) |")
 
 
 @pytest.mark.parametrize("method", ["simclr", "byol", "supervised"])
