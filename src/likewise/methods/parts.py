@@ -219,7 +219,7 @@ class Teacher(nn.Module):
     @torch.no_grad()
     def follow(self, encoder: nn.Module, head: nn.Module, momentum: float) -> None:
         """teacher <- momentum * teacher + (1 - momentum) * student, for parameters."""
-        fast = [*encoder.parameters(), *head.parameters()]
+        fast: list[Tensor] = [*encoder.parameters(), *head.parameters()]
         torch._foreach_lerp_(list(self.parameters()), fast, 1 - momentum)
 
 

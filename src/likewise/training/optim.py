@@ -77,7 +77,7 @@ class Muon(Optimizer):
         params = kernels + matrices
         if not params:
             return
-        grads, lr = [p.grad for p in params], group["lr"]
+        grads, lr = _grads(params), group["lr"]
         buffers = [self._moment(p, "momentum_buffer") for p in params]
         torch._foreach_mul_(buffers, group["momentum"])
         torch._foreach_add_(buffers, grads)
@@ -104,7 +104,7 @@ class Muon(Optimizer):
     def _adamw(self, params: list[Tensor], group: dict[str, Any]) -> None:
         if not params:
             return
-        grads, lr, (b1, b2) = [p.grad for p in params], group["lr"] / 10, group["betas"]
+        grads, lr, (b1, b2) = _grads(params), group["lr"] / 10, group["betas"]
         means, squares = ([self._moment(p, name) for p in params] for name in ("exp_avg", "exp_avg_sq"))
         counts = []
         for p in params:
@@ -123,6 +123,10 @@ class Muon(Optimizer):
         if name not in self.state[p]:
             self.state[p][name] = torch.zeros_like(p)
         return self.state[p][name]
+
+
+def _grads(params: list[Tensor]) -> list[Tensor]:
+    return [p.grad for p in params if p.grad is not None]
 
 
 def orthogonal(x: Float[Tensor, "b n m"]) -> Float[Tensor, "b n m"]:
