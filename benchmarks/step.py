@@ -1,10 +1,12 @@
 """What images and views cost a training step: `data_share`, and what bfloat16 gains.
 
-    python benchmarks/step.py [--quick] [--side 32] [--method simclr] [--encoder convnet] [--json FILE]
+    python benchmarks/step.py [--quick] [--side 32] [--method simclr] [--encoder convnet] [--batch 256] [--device cpu]
+        [--json FILE]
 
-SimCLR on the small convnet at 32 pixels, batches of 256, two threads, as `likewise pretrain` trains them. Steps with
-fresh images and views (as in training, read ahead by threads) take turns with the same steps on one batch prepared
-beforehand; a figure is the median of five turns. data_share = 1 - (images/s fresh) / (images/s prepared).
+SimCLR on the small convnet at 32 pixels, batches of 256, two threads, as `likewise pretrain` trains them, or what else
+is asked for. Steps with fresh images and views (as in training, read ahead by threads) take turns with the same steps
+on one batch prepared beforehand; a figure is the median of five turns. data_share = 1 - (images/s fresh) / (images/s
+prepared).
 Images are CIFAR-10 if LIKEWISE_DATA holds it, otherwise noise.
 """
 
@@ -27,31 +29,33 @@ from likewise.verbs.pretrain import make_method
 from likewise.verbs.settings import make_plan
 from setting import setting
 
-THREADS, TURNS, STEPS, BATCH = 2, 5, 12, 256
+THREADS, TURNS, STEPS = 2, 5, 12
 
 
-def images_of(side: int) -> ImageSet:
+def images_of(side: int, n: int) -> ImageSet:
     try:
         if side == 32:
             return open_images("cifar10:test")
     except DataError:
         pass
-    return open_images(np.random.default_rng(0).integers(0, 256, (4 * BATCH, 3, side, side), dtype=np.uint8))
+    return open_images(np.random.default_rng(0).integers(0, 256, (n, 3, side, side), dtype=np.uint8))
 
 
-def measure(images: ImageSet, method: str, encoder: str, side: int, precision: str, turns: int) -> dict[str, float]:
-    settings = {"method": method, "encoder": encoder, "size": side, "steps": 1000, "batch_size": BATCH}
+def measure(images: ImageSet, asked: argparse.Namespace, precision: str) -> dict[str, float]:
+    settings = {"method": asked.method, "encoder": asked.encoder, "size": asked.side, "steps": 1000}
+    settings |= {"batch_size": asked.batch, "device": asked.device}
+    side, device = asked.side, torch.device(asked.device)
     plan = make_plan({**settings, "precision": precision}, side)
     made = make_method(plan, images)
     config = settle(plan.config, made, images)
-    made.to(memory_format=torch.channels_last)
+    made.to(device=device, memory_format=torch.channels_last)
     optimizer = make_optimizer(made.param_groups(), config)
     step = 0
 
     def rate(fresh: bool) -> float:
         nonlocal step
         draws = Draws(0, step, 0, torch.from_numpy(images.keys))
-        rows = [made.order(step, draws)[i * BATCH : (i + 1) * BATCH] for i in range(STEPS)]
+        rows = [made.order(step, draws)[i * asked.batch : (i + 1) * asked.batch] for i in range(STEPS)]
         prepared = make_batch(made, images, rows[0], images.source(rows[0].flatten().numpy()), 0.1, config, 0, 0)
         ids = [r.flatten().numpy() for r in rows]
         start = time.perf_counter()
@@ -63,10 +67,12 @@ def measure(images: ImageSet, method: str, encoder: str, side: int, precision: s
             train_step(made, optimizer, batch, config, 100, config.steps or 1, images)
             made.after_step(0.1)
             step += 1
-        return STEPS * BATCH / (time.perf_counter() - start)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        return STEPS * asked.batch / (time.perf_counter() - start)
 
     rate(True)  # does not count
-    fresh, prepared = zip(*((rate(True), rate(False)) for _ in range(turns)), strict=True)
+    fresh, prepared = zip(*((rate(True), rate(False)) for _ in range(1 if asked.quick else TURNS)), strict=True)
     figures = {"fresh": statistics.median(fresh), "prepared": statistics.median(prepared)}
     shares = [1 - a / b for a, b in zip(fresh, prepared, strict=True)]
     return {**figures, "data_share": statistics.median(shares)}
@@ -78,19 +84,18 @@ def main() -> None:
     parser.add_argument("--side", type=int, default=32)
     parser.add_argument("--method", default="simclr")
     parser.add_argument("--encoder", default="convnet")
+    parser.add_argument("--batch", type=int, default=256)
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     torch.set_num_threads(THREADS)
     keep_freed_memory()
-    images = images_of(given.side)
-    about = {
-        **setting(),
-        "what": f"{given.method} on {given.encoder}, {given.side} px, batch {BATCH}, {THREADS} threads, {images.name}",
-    }
-    results = {
-        precision: measure(images, given.method, given.encoder, given.side, precision, 1 if given.quick else TURNS)
-        for precision in ("bf16", "fp32")
-    }
+    images = images_of(given.side, STEPS * given.batch)
+    what = f"{given.method} on {given.encoder}, {given.side} px, batch {given.batch}, {THREADS} threads, {images.name}"
+    about = {**setting(), "what": what}
+    if given.device.startswith("cuda"):
+        about["gpu"] = torch.cuda.get_device_name()
+    results = {precision: measure(images, given, precision) for precision in ("bf16", "fp32")}
     print(*about.values(), sep="\n")
     print("\n| precision | images/s, fresh | images/s, prepared | data_share |", "| --- | --- | --- | --- |", sep="\n")
     for name, r in results.items():

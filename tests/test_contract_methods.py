@@ -54,6 +54,9 @@ def make(name: str, encoder: str, images: ImageSet, views: str | None = None) ->
     options = {"labels": torch.from_numpy(images.labels)} if "labels" in made.needs else {}
     small = {"width": 16} if encoder == "convnet" else {"depth": 2}
     method = made(build(encoder, data, **small), data, views=RECIPES[views or made.default_views](SIZE), **options)
+    if method.looks:
+        with torch.no_grad():
+            method.look(batch_of(method, images))
     method.begin_epoch(0, Draws(0, 0, 0, torch.from_numpy(images.keys)))
     return method
 

@@ -159,9 +159,15 @@ def test_npid_estimates_the_softmax_from_a_sample() -> None:
 
 
 def test_npid_moves_the_rows_it_saw() -> None:
+    """From what it made of each image at its first look, which is no training."""
     method = make("npid", n_images=9)
-    method.begin_epoch(0, Draws(0, 0, 0, torch.arange(9)))
+    whole = batch_for(method, ids=[[i] for i in (4, 5, 6, 7, 8, 0, 1, 2, 3)])
+    with torch.no_grad():
+        method.look(whole)
+        first = unit(method.head(method.encoder(whole.views[0])))
+    assert torch.allclose(method.bank[whole.ids.flatten()], first, atol=1e-6)
     before, batch = method.bank.clone(), batch_for(method, ids=[[8], [0], [3]])
+    batch.views[0].neg_().add_(1)  # another view than the first
     method.step(batch)
     z = unit(method.head(method.encoder(batch.views[0]))).detach()
     expected = before.clone()

@@ -545,10 +545,11 @@ def test_an_epoch_begins_once_however_often_it_is_resumed(tmp_path: Path, monkey
     assert begun == [0, 1, 2]
 
 
+@pytest.mark.parametrize("name", [name for name, made in METHODS.items() if made.looks])
 def test_a_method_that_looks_is_shown_every_image_before_it_learns(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made, weights, seen, kept = METHODS["deepcluster"], list[Any](), list[int](), list[Any]()
+    made, weights, seen, kept = METHODS[name], list[Any](), list[int](), list[Any]()
     look, begin = made.look, made.begin_epoch
 
     def watched(self: Any, batch: Any) -> None:
@@ -564,7 +565,7 @@ def test_a_method_that_looks_is_shown_every_image_before_it_learns(
 
     monkeypatch.setattr(made, "look", watched)
     monkeypatch.setattr(made, "begin_epoch", begun)
-    pretrain(images(), out=tmp_path / "run", **settings("deepcluster"))
+    pretrain(images(), out=tmp_path / "run", **settings(name))
     assert sorted(seen) == list(range(N))
     assert all(torch.equal(w, weights[0]) for w in weights)
     assert torch.allclose(kept[0].norm(dim=1), torch.ones(N))

@@ -2,8 +2,9 @@
 
 arXiv 1805.01978. Departures: where the memory is larger than `n_negatives`, the softmax over all images is estimated
 from rows drawn anew each step and shared by the batch, in place of the paper's noise-contrastive estimation, and there
-is no proximal term; the head has two layers, the paper's one. One view of an image is enough; of the two that a recipe
-gives, the second is not made.
+is no proximal term; the head has two layers, the paper's one; the memory begins with what the untrained network makes of
+each image, not with noise, beside which a ViT collapses. One view of an image is enough; of the two that a recipe gives,
+the second is not made.
 """
 
 import math
@@ -14,7 +15,6 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from likewise.draws import Draws, normal
 from likewise.methods.base import Method
 from likewise.methods.parts import full_precision, mlp, unit
 from likewise.types import Batch, DataInfo, Encoder, Step, TrainConfig, gather
@@ -45,6 +45,7 @@ class NPID(Method):
 
     family = "contrastive"
     least_views = 1
+    looks = True
     bank: Tensor
 
     def __init__(
@@ -65,9 +66,9 @@ class NPID(Method):
         self.head = mlp(encoder.dim, hidden_dim, output_dim)
         self.register_buffer("bank", torch.zeros(data.n_images, output_dim))
 
-    def begin_epoch(self, epoch: int, draws: Draws) -> None:
-        if epoch == 0:
-            self.bank.copy_(unit(normal(draws.image("bank", self.bank.shape[1]))))
+    def look(self, batch: Batch) -> None:
+        z = self.head(self.encoder(batch.views[0])).float()
+        self.bank[gather(batch.ids.flatten())] = gather(unit(z))
 
     def step(self, batch: Batch) -> Step:
         (images,) = batch.views
