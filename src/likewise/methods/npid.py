@@ -2,9 +2,9 @@
 
 arXiv 1805.01978. Departures: where the memory is larger than `n_negatives`, the softmax over all images is estimated
 from rows drawn anew each step and shared by the batch, in place of the paper's noise-contrastive estimation, and there
-is no proximal term; the head has two layers, the paper's one; the memory begins with what the untrained network makes of
-each image, not with noise, beside which a ViT collapses. One view of an image is enough; of the two that a recipe gives,
-the second is not made.
+is no proximal term; the head has two layers, the paper's one; the memory begins with what the untrained network makes
+of each image, not with noise, beside which a ViT collapses. One view of an image is enough; of the two that a recipe
+gives, the second is not made.
 """
 
 import math
