@@ -12,6 +12,7 @@ Images are CIFAR-10 if LIKEWISE_DATA holds it, otherwise noise.
 
 import argparse
 import json
+import math
 import statistics
 import time
 from pathlib import Path
@@ -55,7 +56,8 @@ def measure(images: ImageSet, asked: argparse.Namespace, precision: str) -> dict
     def rate(fresh: bool) -> float:
         nonlocal step
         draws = Draws(0, step, 0, torch.from_numpy(images.keys))
-        rows = [made.order(step, draws)[i * asked.batch : (i + 1) * asked.batch] for i in range(STEPS)]
+        order = torch.cat([made.order(step + i, draws) for i in range(math.ceil(STEPS * asked.batch / len(images)))])
+        rows = list(order.split(asked.batch))[:STEPS]
         prepared = make_batch(made, images, rows[0], images.source(rows[0].flatten().numpy()), 0.1, config, 0, 0)
         ids = [r.flatten().numpy() for r in rows]
         start = time.perf_counter()
@@ -94,7 +96,7 @@ def main() -> None:
     what = f"{given.method} on {given.encoder}, {given.side} px, batch {given.batch}, {THREADS} threads, {images.name}"
     about = {**setting(), "what": what}
     if given.device.startswith("cuda"):
-        about["gpu"] = torch.cuda.get_device_name()
+        about["gpu"] = torch.cuda.get_device_name(given.device)
     results = {precision: measure(images, given, precision) for precision in ("bf16", "fp32")}
     print(*about.values(), sep="\n")
     print("\n| precision | images/s, fresh | images/s, prepared | data_share |", "| --- | --- | --- | --- |", sep="\n")

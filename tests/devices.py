@@ -18,6 +18,7 @@ from likewise.training.state import load_state
 from likewise.types import TrainConfig
 from likewise.verbs.pretrain import make_method
 from likewise.verbs.settings import make_plan
+from likewise.views import View
 from test_contract_methods import PAIRS, SIZE, N, make
 
 CONFIG = TrainConfig(steps=2, batch_size=N, device=NAME, precision="fp32", optimizer="muon", lr=1e-3, threads=1)
@@ -48,14 +49,24 @@ def test_trains_and_goes_on_there(
         assert torch.equal(one, same), key  # what an encoder adds to its weights (its scale) lies at hand
 
 
-@pytest.mark.parametrize(("method", "recipe"), [("simclr", "strong"), ("dino", "multi-crop"), ("byol", "asymmetric")])
-def test_views_are_made_there_as_here(method: str, recipe: str, images: ImageSet) -> None:
+@pytest.mark.parametrize("room", [loop.TOGETHER, 3 * N * 3 * SIZE**2])
+@pytest.mark.parametrize(
+    ("method", "recipe", "calls"), [("simclr", "strong", 1), ("dino", "multi-crop", 3), ("byol", "asymmetric", 2)]
+)
+def test_views_are_made_there_as_here(
+    method: str, recipe: str, calls: int, room: int, images: ImageSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And those alike in one call, or as many as there is room for."""
+    monkeypatch.setattr(loop, "TOGETHER", room)
     made = make_method(make_plan({"method": method, "encoder": "convnet", "views": recipe, "steps": 1}, SIZE), images)
     rows = torch.arange(N).unsqueeze(1)
     source = images.source(rows.flatten().numpy())
     here = loop.make_batch(made, images, rows, source, 0.0, loop.replace(CONFIG, device="cpu"), 3, 5)
+    made_in, call = list[int](), View.__call__
+    monkeypatch.setattr(View, "__call__", lambda self, *given: made_in.append(1) or call(self, *given))
     with pretended():
         there = loop.make_batch(made, images, rows, source, 0.0, CONFIG, 3, 5)
+    assert len(made_in) == calls + (recipe == "multi-crop" and room != 2**26)  # six local views in two calls of three
     assert len(here.views) == len(there.views) == len(made.views)
     for one, other in zip(here.views, there.views, strict=True):
         assert isinstance(other, Elsewhere)

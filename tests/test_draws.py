@@ -69,6 +69,8 @@ def test_children_are_the_children_one_after_another():
         assert torch.equal(of(both), torch.cat([of(one) for one in alone]))
     assert torch.equal(both.fixed(2).image("crop"), torch.cat([one.fixed(2).image("crop") for one in alone]))
     assert torch.equal(draws.children(["x"]).image("crop"), alone[0].image("crop"))
+    with pytest.raises(ValueError, match="too many values"):  # of a step: it belongs to one part
+        both.step("negatives", 3)
 
 
 def test_bits_never_change():

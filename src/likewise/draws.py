@@ -76,8 +76,9 @@ class Draws:
 
     def step(self, name: str, *shape: int) -> Float[Tensor, "*shape"]:
         """Uniform draws that belong to the step and to no image, the same on every rank."""
+        (scope,) = self.scopes  # several parts have no draws in common
         counter = torch.arange(1, math.prod(shape) + 1, device=self.keys.device) * _GOLDEN
-        return _uniform(mix(counter + word(self.seed, self.number, *self.scopes, name))).reshape(shape)
+        return _uniform(mix(counter + word(self.seed, self.number, scope, name))).reshape(shape)
 
     def child(self, name: str) -> "Draws":
         """Independent draws for a part with its own names: one view, one teacher, one head."""

@@ -1,14 +1,15 @@
 """The survey's comparison (Ozbulak et al., 2023, arXiv 2305.13689): every method on one encoder and one budget.
 
     likewise reproduce methods --out docs/results/methods-cpu --resume [--set table=NAME] [--set only=A,B]
+        [--set device=cuda]
 
-Each run trains as `likewise pretrain` does, is judged by k-NN, a linear probe, a linear probe on 1 % of the labels and
-the health of its features, and adds one line to runs.jsonl; what is there is not done again, and a run that was
-interrupted goes on. The page is written from those lines. Tables are framed by raw pixels, the untrained encoder and
-`supervised`, where these have been run. A method is proven where its linear probe beats that of the untrained encoder
-of the same seeds by three standard errors (SE) of the test images. Time is processor time of training, on machines that
-others used too; runs made on a GPU (`--set device=cuda`) have none here, and their number is in brackets. The table
-`cifar10-resnet18` is for a GPU.
+Each run trains as `likewise pretrain` does (in float32, but for the table of a GPU), is judged by k-NN, a linear probe,
+a linear probe on 1 % of the labels and the health of its features, and adds one line to runs.jsonl; what is there is
+not done again, and a run that was interrupted goes on. The page is written from those lines. Tables are framed by raw
+pixels, the untrained encoder and `supervised`, where these have been run. A method is proven where its linear probe
+beats that of the untrained encoder of the same seeds by three standard errors (SE) of the test images. Time is
+processor time of training, on machines that others used too; runs made on a GPU (`--set device=cuda`) have none here,
+and their number is in brackets. The table `cifar10-resnet18` is for a GPU.
 
 Beyond these sizes nothing was measured here. Published linear probes on ImageNet-1k, each in its own authors' recipe:
 with a ResNet-50 SimCLR 69.1 % (1,000 epochs), MoCo v3 74.6 (1,000), SwAV 75.3 (800), DeepCluster-v2 75.2 (800),
@@ -145,10 +146,10 @@ def one(
     setting = TABLES[name]
     about: dict[str, Any] = {"date": time.strftime("%Y-%m-%d")}
     if device != "cpu":
-        about["device"] = torch.cuda.get_device_name() if device.startswith("cuda") else device
+        about["device"] = torch.cuda.get_device_name(device) if device.startswith("cuda") else device
     usual = METHODS[method].default_views if method in METHODS else "strong"
     settings: dict[str, Any] = {"size": setting.size, "seed": seed, "batch_size": setting.batch}
-    settings |= {"precision": "fp32", **setting.settings, "device": device}  # fp32: as a CPU trains, wherever it is
+    settings |= {"precision": "fp32", **setting.settings, "device": device}  # wherever a run is made
     if method == "pixels":
         encoder: Any = Pixels(train.info(setting.size))
     elif method == "untrained":

@@ -33,6 +33,7 @@ from likewise.types import Batch, Encoder, Source, Step, TrainConfig, gather, in
 
 RATE_SECONDS = 8.0  # for which throw-away steps are timed
 WORTH_IT = 1.2  # times the speed of float32, to train in bfloat16
+TOGETHER = 2**26  # values of the sources of views that a GPU makes in one call
 MOST = 10**9  # epochs, steps or minutes: what is beyond is a slip
 
 
@@ -51,7 +52,7 @@ def fit(method: Method, images: ImageSet, config: TrainConfig, run: Path, *, res
     method.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = make_optimizer(method.param_groups(), config)
     size = method.views[0].size
-    scores = torch.zeros(2, len(images))  # sums and counts of per-image scores
+    scores = torch.zeros(2, len(images), device=device)  # sums and counts of per-image scores
     place: dict[str, Any] = {"step": 0, "epoch": 0, "position": 0}
     metrics = run / "metrics.jsonl"
 
@@ -59,7 +60,7 @@ def fit(method: Method, images: ImageSet, config: TrainConfig, run: Path, *, res
         restored = load_state(run, method, optimizer)
         if restored is not None:
             place, tensors = restored
-            scores = tensors["scores"]
+            scores = tensors["scores"].to(device)
         if is_main():
             _truncate(metrics, place["step"])
     elif is_main():
@@ -109,9 +110,8 @@ def fit(method: Method, images: ImageSet, config: TrainConfig, run: Path, *, res
 
                     n_seen += len(batch.draws.keys) * world()
                     if score is not None and len(score) == len(batch.ids.flatten()):
-                        who, score = (gather(x.flatten()).cpu() for x in (batch.ids, score.float()))
-                        scores[0].index_add_(0, who, score)
-                        scores[1].index_add_(0, who, torch.ones(len(who)))
+                        who, score = (gather(x.flatten()) for x in (batch.ids, score.float()))
+                        scores.index_add_(1, who, torch.stack([score, torch.ones_like(score)]))
                     place["step"], place["position"] = step + 1, place["position"] + 1
                     value = sum(terms.values())
                     last, stop = place["step"] == steps, bool(agreed(len(stopping), config.device))
@@ -151,7 +151,7 @@ def fit(method: Method, images: ImageSet, config: TrainConfig, run: Path, *, res
     data_share = _data_share(method, batch, config, rate) if rate and steps >= 20 else None
     if is_main():
         if bool(scores[1].any()):
-            write_array(run / "scores.npy", (scores[0] / scores[1].clamp(min=1)).numpy())
+            write_array(run / "scores.npy", (scores[0] / scores[1].clamp(min=1)).cpu().numpy())
         with in_eval_mode(method):  # what is drawn to be looked at moves no statistics
             pictures = method.pictures(batch) if n_seen else {}
         if pictures:
@@ -257,17 +257,20 @@ def make_batch(
 ) -> Batch:
     """The views of one batch (the first `n_views`, or all), on the device, drawn for its images.
 
-    On a GPU neighbours that are alike are made together, since there a small operation costs as much as a large one.
+    On a GPU neighbours that are one and the same view are made together, as many as keep operations small: there a
+    small one costs as much as a large one.
     """
     device = torch.device(config.device)
     ids = rows.flatten()
     draws = Draws(config.seed, epoch, step, torch.from_numpy(images.keys[ids.numpy()]).to(device))
     source = source.to(device)
     views: list[Tensor] = []
-    for view, alike in groupby(method.views[:n_views]):
-        names = [f"view{len(views) + i}" for i, _ in enumerate(alike)]
-        for some in [[name] for name in names] if device.type == "cpu" else [names]:
-            views += view(source.repeated(len(some)), draws.children(some)).chunk(len(some))
+    most = 1 if device.type == "cpu" else max(1, TOGETHER // max(1, source.pixels.numel()))
+    for _, alike in groupby(method.views[:n_views], key=id):
+        same = list(alike)
+        for part in (same[i : i + most] for i in range(0, len(same), most)):
+            names = [f"view{len(views) + i}" for i in range(len(part))]
+            views += same[0](source.repeated(len(part)), draws.children(names)).chunk(len(part))
     return Batch(views, rows.to(device), progress, draws)
 
 
@@ -285,7 +288,8 @@ def train_step(
         raise UsageError(f"{type(method).__name__}.step: expected a Step whose terms are scalars, by name")
     check_finite(result, [images.paths[i] for i in batch.ids.flatten().tolist()])
     # Read before the backward pass, so that nothing waits for its end: a GPU is given the next step meanwhile.
-    terms, shown = ({name: float(x.detach()) for name, x in of.items()} for of in (result.terms, result.shown))
+    terms = {name: float(value.detach()) for name, value in result.terms.items()}
+    shown = {name: float(value) for name, value in result.shown.items()}
     torch.stack(list(result.terms.values())).sum().backward()
     average_gradients(method)
     if config.clip is not None:

@@ -81,22 +81,21 @@ class Muon(Optimizer):
         buffers = [self._moment(p, "momentum_buffer") for p in params]
         torch._foreach_mul_(buffers, group["momentum"])
         torch._foreach_add_(buffers, grads)
-        ahead = torch._foreach_add(grads, buffers, alpha=group["momentum"])
+        ahead = list(torch._foreach_add(grads, buffers, alpha=group["momentum"]))
         alike: dict[Any, list[int]] = {}
         for i, p in enumerate(params):
             alike.setdefault((p.flatten(1).shape, p.device), []).append(i)
-        updates = list(ahead)
         for rows in alike.values():
             turned = orthogonal(torch.stack([ahead[i].flatten(1) for i in rows]))
             for i, update in zip(rows, turned, strict=True):
-                updates[i] = update.reshape(params[i].shape)
+                ahead[i] = update.reshape(params[i].shape)
         if kernels:
             lengths = torch._foreach_norm(kernels)
             torch._foreach_clamp_min_(lengths, 1e-12)
             torch._foreach_mul_(kernels, [len(p) ** 0.5 / length for p, length in zip(kernels, lengths, strict=True)])
-            torch._foreach_add_(kernels, updates[: len(kernels)], alpha=-lr)
+            torch._foreach_add_(kernels, ahead[: len(kernels)], alpha=-lr)
         if matrices:
-            steps = updates[len(kernels) :]
+            steps = ahead[len(kernels) :]
             torch._foreach_mul_(steps, [max(1, p.shape[0] / p.shape[1]) ** 0.5 for p in matrices])
             torch._foreach_mul_(matrices, 1 - lr * group["weight_decay"])
             torch._foreach_add_(matrices, steps, alpha=-lr)
