@@ -56,8 +56,8 @@ def measure(images: ImageSet, asked: argparse.Namespace, precision: str) -> dict
     def rate(fresh: bool) -> float:
         nonlocal step
         draws = Draws(0, step, 0, torch.from_numpy(images.keys))
-        order = torch.cat([made.order(step + i, draws) for i in range(math.ceil(STEPS * asked.batch / len(images)))])
-        rows = list(order.split(asked.batch))[:STEPS]
+        order = made.order(step, draws).repeat(math.ceil(STEPS * asked.batch / len(images)), 1)
+        rows = order.split(asked.batch)[:STEPS]
         prepared = make_batch(made, images, rows[0], images.source(rows[0].flatten().numpy()), 0.1, config, 0, 0)
         ids = [r.flatten().numpy() for r in rows]
         start = time.perf_counter()

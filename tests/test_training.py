@@ -367,9 +367,9 @@ def test_a_term_that_is_not_finite_stops_before_the_update(tmp_path: Path, monke
     hashes: list[str] = []
     check = loop.check_finite
 
-    def spy(result: Step, paths: list[str]) -> None:
+    def spy(terms: dict[str, float], paths: list[str]) -> None:
         hashes.append(",".join(paths))
-        check(result, paths)
+        check(terms, paths)
 
     monkeypatch.setattr(loop, "check_finite", spy)
     others = set(threading.enumerate())

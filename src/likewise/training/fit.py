@@ -286,9 +286,9 @@ def train_step(
         result = method.step(batch)
     if not isinstance(result, Step) or any(value.shape != () for value in result.terms.values()):
         raise UsageError(f"{type(method).__name__}.step: expected a Step whose terms are scalars, by name")
-    check_finite(result, [images.paths[i] for i in batch.ids.flatten().tolist()])
     # Read before the backward pass, so that nothing waits for its end: a GPU is given the next step meanwhile.
     terms = {name: float(value.detach()) for name, value in result.terms.items()}
+    check_finite(terms, [images.paths[i] for i in batch.ids.flatten().tolist()])
     shown = {name: float(value) for name, value in result.shown.items()}
     torch.stack(list(result.terms.values())).sum().backward()
     average_gradients(method)

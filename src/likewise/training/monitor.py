@@ -1,5 +1,7 @@
 """Watching a run without touching it: feature rank, k-NN, a picture of the views."""
 
+import math
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +16,7 @@ from likewise.evaluation.health import rankme
 from likewise.evaluation.knn import knn
 from likewise.files import write
 from likewise.images import ImageSet
-from likewise.types import Embeddings, Encoder, Step
+from likewise.types import Embeddings, Encoder
 
 N_PROBED = 1_000  # images whose features are ranked
 N_REFERENCE, N_QUERIES = 10_000, 2_000  # training images for the k-NN of a run with labels
@@ -53,14 +55,12 @@ def knn_accuracy(encoder: Encoder, images: ImageSet, size: int, device: torch.de
     return float(knn(table.rows(rows[n_queries:]), table.rows(rows[:n_queries]))["accuracy"])
 
 
-def check_finite(step: Step, paths: list[str]) -> None:
+def check_finite(terms: Mapping[str, float], paths: list[str]) -> None:
     """Stop before the update if any term is not a number, naming it and the images it came from."""
-    for name, value in step.terms.items():
-        if not bool(torch.isfinite(value)):
+    for name, value in terms.items():
+        if not math.isfinite(value):
             shown = ", ".join(paths[:3]) + (f" and {len(paths) - 3} more" if len(paths) > 3 else "")
-            raise TrainingError(
-                f"loss term {name!r} is {float(value.detach())} on images {shown}; the weights were not updated"
-            )
+            raise TrainingError(f"loss term {name!r} is {value} on images {shown}; the weights were not updated")
 
 
 def save_pictures(

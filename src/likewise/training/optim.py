@@ -81,12 +81,12 @@ class Muon(Optimizer):
         buffers = [self._moment(p, "momentum_buffer") for p in params]
         torch._foreach_mul_(buffers, group["momentum"])
         torch._foreach_add_(buffers, grads)
-        ahead = list(torch._foreach_add(grads, buffers, alpha=group["momentum"]))
-        alike: dict[Any, list[int]] = {}
-        for i, p in enumerate(params):
-            alike.setdefault((p.flatten(1).shape, p.device), []).append(i)
+        ahead = [x.flatten(1) for x in torch._foreach_add(grads, buffers, alpha=group["momentum"])]
+        alike: dict[torch.Size, list[int]] = {}
+        for i, x in enumerate(ahead):
+            alike.setdefault(x.shape, []).append(i)
         for rows in alike.values():
-            turned = orthogonal(torch.stack([ahead[i].flatten(1) for i in rows]))
+            turned = orthogonal(torch.stack([ahead[i] for i in rows]))
             for i, update in zip(rows, turned, strict=True):
                 ahead[i] = update.reshape(params[i].shape)
         if kernels:
