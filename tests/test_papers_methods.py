@@ -10,7 +10,7 @@ import pytest
 
 from likewise.errors import DataError, TrainingError, UsageError
 from likewise.images import open_images
-from likewise.methods import METHODS
+from likewise.methods import DEFAULTS, METHODS, default, reads_labels
 from likewise.papers import methods
 from likewise.papers.methods import BATCH, Table, margin, page, proofs, read
 from likewise.verbs.reproduce import reproduce
@@ -112,8 +112,7 @@ def test_the_page_lists_what_is_proven_and_what_is_not() -> None:
     assert "Run and not proven: moco-v2, simclr." in text
     assert "| byol | 0.500 | 0.610 |" in text
     assert "| moco-v2 | failed |" in text
-    assert "takes simclr" in text
-    assert "- mnist-quick: 0.510; of 2 without labels ahead of it: byol 0.610." in text
+    assert "- mnist-quick: simclr, 0.510; of 2 without labels ahead of it: byol 0.610." in text
     assert text.index("| byol") < text.index("| simclr") < text.index("| untrained")
 
 
@@ -184,6 +183,26 @@ def test_the_committed_page_is_that_of_the_committed_lines() -> None:
     for name in ("methods-cpu", "methods-gpu"):
         out = Path(__file__).parents[1] / "docs/results" / name
         assert (out / "README.md").read_text() == page(read(out))
+
+
+def test_every_default_follows_from_the_table_that_it_names() -> None:
+    """Over the seeds there, nothing without labels is ahead of it by more than one standard error, and it needs
+    nothing special; from fewer images than it is for, another is taken."""
+    for begins, n, name, table in DEFAULTS:
+        folder, where = table.split(", ")
+        setting = methods.TABLES[where]
+        assert setting.settings["encoder"].startswith(begins)
+        assert setting.seen >= n
+        assert default(setting.settings["encoder"], setting.seen) == (name, table)
+        assert not METHODS[name].needs
+        found = read(Path(__file__).parents[1] / "docs/results" / folder)
+        lines = [line for line in found if line["table"] == where]
+        own = [line for line in lines if line["method"] == name]
+        for other in {line["method"] for line in lines} & set(METHODS):
+            runs = [line for line in lines if line["method"] == other and "linear" in line]
+            if not reads_labels(METHODS[other]):
+                assert margin(runs, own) < 1, (table, other)
+    assert default("resnet18", 999_999)[0] == default("convnet", 10**9)[0] != default("resnet18", 10**6)[0]
 
 
 def test_a_little_less_than_three_standard_errors_is_no_proof() -> None:

@@ -3,6 +3,7 @@
 import fcntl
 import itertools
 import json
+import math
 import os
 import shutil
 import signal
@@ -25,7 +26,7 @@ from likewise.encoders import Pixels, build
 from likewise.errors import DataError, Stopped, TrainingError, UsageError
 from likewise.files import MARK, read_lines, write_bytes, write_json
 from likewise.images import ImageSet, open_images
-from likewise.methods import METHODS
+from likewise.methods import DEFAULTS, METHODS
 from likewise.methods.base import Method
 from likewise.training import fit as loop
 from likewise.training import monitor, state
@@ -690,6 +691,36 @@ def test_a_plan_says_how_long_what_is_left_will_take(
     assert (planned["steps"], planned["resumed_at"], planned["seconds"]) == (5, 0, 5 / 4)
     done = pretrain(images(), out=whole["simclr"], dry_run=True, resume=True, **settings("simclr"))
     assert (done["steps"], done["resumed_at"], done["seconds"]) == (STEPS, STEPS, 0)
+
+
+def test_without_a_method_encoder_and_budget_settle_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    monkeypatch.setattr("likewise.verbs.pretrain.say", said.append)
+    for module in ("likewise.verbs.pretrain", "likewise.training.fit"):
+        monkeypatch.setattr(f"{module}.trial_rate", lambda *_: 4.0)
+    asked = {name: value for name, value in SMALL.items() if name != "steps"}
+
+    def taken(**more: Any) -> str:
+        return str(pretrain(images(), out=tmp_path / "none", dry_run=True, **asked, **more)["method"])
+
+    many = math.ceil(10**6 / N)
+    small, long, vit = taken(width=8, epochs=many), taken(encoder="resnet18", width=8, epochs=many), DEFAULTS[0][2]
+    assert small == taken(encoder="resnet18", width=8, epochs=many - 1) == taken(encoder="resnet18", width=8, minutes=9)
+    assert (small, long) == (DEFAULTS[2][2], DEFAULTS[1][2])
+    assert taken(encoder="resnet18", width=8, steps=math.ceil(10**6 / asked["batch_size"])) == long
+    assert taken(encoder=build("vit-nano", images().info(16), depth=1), steps=2) == small  # an object has no name
+    assert taken(encoder="vit-nano", depth=1, epochs=1) == vit
+
+    out = tmp_path / "run"
+    vit_settings = {**asked, "encoder": "vit-nano", "depth": 1, "steps": 4}
+    with pytest.raises(Stopped):
+        stopped_after(2, lambda: pretrain(images(), out=out, **vit_settings))
+    assert f"{vit}, as no method was asked for (docs/results/methods-cpu/README.md, table" in said[-2]
+    assert pretrain(images(), out=out, resume=True, **vit_settings)["method"] == vit
+    with pytest.raises(UsageError, match=r"the run .* was begun with"):
+        pretrain(images(), out=out, resume=True, method=small, **vit_settings)
+    with pytest.raises(UsageError, match='epochs="many": expected'):
+        pretrain(images(), out=out, epochs="many", **asked)
 
 
 @pytest.mark.parametrize(("epochs", "n_steps"), [(0.07, 7), (0.071, 8), (1, 100), (2.29, 229)])

@@ -59,7 +59,7 @@ def pretrain(
     data: Data,
     out: Annotated[Path, typer.Option(help="The run folder.")],
     method: Annotated[
-        str | None, typer.Option(help="See `likewise list methods`; simclr unless a recipe says.")
+        str | None, typer.Option(help="See `likewise list methods`; else encoder and budget decide.")
     ] = None,
     encoder: Annotated[str | None, typer.Option(help="See `likewise list encoders`, or package.module:Class.")] = None,
     epochs: Annotated[float | None, typer.Option(help="How long: this, steps or minutes; else as METHOD says.")] = None,

@@ -78,6 +78,21 @@ METHODS: dict[str, type[Method]] = {
     "w-mse": WMSE,
 }
 
+# What is taken unless a method is asked for: how the encoder's name begins, how many images will be seen at least, the
+# method, and the table of docs/results that it follows from. The first that fits.
+DEFAULTS = (
+    ("vit", 0, "dcl", "methods-cpu, cifar10-vit"),
+    ("resnet", 1_000_000, "barlow-twins", "methods-gpu, cifar10-resnet18"),
+    ("", 0, "simclr", "methods-cpu, cifar10-convnet"),
+)
+
+
+def default(encoder: object, seen: int | float) -> tuple[str, str]:
+    """The method for an encoder (its name, or what has none) and so many images seen, unless one is asked for, and the
+    table that says so."""
+    begin = encoder if isinstance(encoder, str) else ""
+    return next((name, table) for begins, n, name, table in DEFAULTS if begin.startswith(begins) and seen >= n)
+
 
 def find(name: str) -> type[Method]:
     """A method by its name in the table, or by "package.module:Class"."""
@@ -89,4 +104,4 @@ def find(name: str) -> type[Method]:
     return made
 
 
-__all__ = ["METHODS", "Method", "find", "reads_labels", "recipe", "title"]
+__all__ = ["DEFAULTS", "METHODS", "Method", "default", "find", "reads_labels", "recipe", "title"]

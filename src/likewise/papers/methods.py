@@ -33,13 +33,13 @@ from likewise.encoders import Pixels
 from likewise.errors import TrainingError, UsageError
 from likewise.files import append_line, read_json, read_lines, write_text
 from likewise.images import ImageSet, open_images
-from likewise.methods import METHODS, reads_labels
+from likewise.methods import METHODS, default, reads_labels
 from likewise.papers import parts
 from likewise.progress import say
 from likewise.types import TrainConfig, pick, usable_device
 from likewise.verbs.evaluate import evaluate
 from likewise.verbs.pretrain import make_method, pretrain
-from likewise.verbs.settings import DEFAULT, make_plan
+from likewise.verbs.settings import make_plan
 
 BATCH = 256
 FRAMES = ("pixels", "untrained", "supervised")
@@ -235,7 +235,7 @@ def page(lines: Sequence[dict[str, Any]]) -> str:
         f"Proven on at least one table: {', '.join(sorted(proven)) or 'none yet'}.",
         f"Run and not proven: {', '.join(sorted(judged - proven)) or 'none'}.",
     ]
-    text += default(lines)
+    text += defaults(lines)
     for name, setting in TABLES.items():
         here = [line for line in lines if line["table"] == name]
         if here:
@@ -253,24 +253,23 @@ def page(lines: Sequence[dict[str, Any]]) -> str:
     return "\n".join(text) + "\n"
 
 
-def default(lines: Sequence[dict[str, Any]]) -> list[str]:
-    """From which rows the method follows that `pretrain` takes unless told: a line for each table that has it."""
+def defaults(lines: Sequence[dict[str, Any]]) -> list[str]:
+    """From which rows the methods follow that `pretrain` takes unless told: a line for each table that has its own."""
     text = []
-    for name in TABLES:
+    for name, setting in TABLES.items():
         here = [line for line in lines if line["table"] == name and "linear" in line]
         methods = [
             m for m in dict.fromkeys(line["method"] for line in here) if m in METHODS and not reads_labels(METHODS[m])
         ]
         means = {m: fmean(line["linear"] for line in here if line["method"] == m) for m in methods}
-        if DEFAULT in means:
-            ahead = sorted((m for m in means if means[m] > means[DEFAULT]), key=lambda m: -means[m])
+        taken, _ = default(setting.settings["encoder"], setting.seen)
+        if taken in means:
+            ahead = sorted((m for m in means if means[m] > means[taken]), key=lambda m: -means[m])
             better = ", ".join(f"{m} {means[m]:.3f}" for m in ahead)
-            text.append(
-                f"- {name}: {means[DEFAULT]:.3f}; of {len(means)} without labels ahead of it: {better or 'none'}."
-            )
-    return (
-        ["", f"Without `--method`, `likewise pretrain` takes {DEFAULT}. Its linear probe:", "", *text] if text else []
-    )
+            compared = f"of {len(means)} without labels ahead of it: {better or 'none'}."
+            text.append(f"- {name}: {taken}, {means[taken]:.3f}; {compared}")
+    told = "What `likewise pretrain` takes without `--method`, by encoder and images seen, and its linear probe:"
+    return ["", told, "", *text] if text else []
 
 
 def _processor_seconds(line: dict[str, Any]) -> float:

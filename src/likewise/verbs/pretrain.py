@@ -39,7 +39,7 @@ from likewise.images import patches as draw_patches
 from likewise.images.scan import lasting
 from likewise.images.sources import told_others
 from likewise.memory import peak_memory_mb
-from likewise.methods import Method, find, reads_labels
+from likewise.methods import Method, default, find, reads_labels
 from likewise.progress import say
 from likewise.relations import Relation
 from likewise.training.distributed import agreed, is_main, process_group, wait_for_all
@@ -49,7 +49,7 @@ from likewise.training.state import whole_states
 from likewise.types import Embeddings, Encoder, TrainConfig, typed, usable_device
 from likewise.verbs.ids import read_ids
 from likewise.verbs.relation import make_relation
-from likewise.verbs.settings import BUDGET, DEFAULT, Plan, checked_size, differences, make_plan, plain, read_recipe
+from likewise.verbs.settings import BUDGET, Plan, checked_size, differences, make_plan, plain, read_recipe
 from likewise.views import RECIPES, View
 
 RUN_FILES = (
@@ -134,6 +134,7 @@ def _begin(
 ) -> dict[str, Any]:
     n_patches = _n_patches(patches, settings)
     images = opened(settings, n_patches)
+    settings = {**settings, "method": settings.get("method") or _usual(settings, images)}
     plan = make_plan(settings, _default_size(images))
     method = make_method(plan, images, init_from)
     settled = replace(plan, config=settle(plan.config, method, images))
@@ -169,6 +170,7 @@ def _resume(
     dry_run: bool,
 ) -> dict[str, Any]:
     saved, begun = read_toml(out / "resolved.toml"), read_toml(out / "recipe.toml")
+    begun = {"method": saved["method"], **begun}
     asked = {**begun, **settings}
     begun_from = saved.get("init_from")
     if init_from is not None and (begun_from is None or Path(init_from).absolute() != Path(begun_from).absolute()):
@@ -468,7 +470,19 @@ def _open(
 def _n_patches(patches: int | None, settings: dict[str, Any]) -> int:
     if patches is not None and patches < 0:
         raise UsageError(f"patches={patches}: expected 0 (the images themselves) or more")
-    return find(typed("method", settings.get("method", DEFAULT), str)).patches if patches is None else patches
+    if patches is None and "method" in settings:
+        return find(typed("method", settings["method"], str)).patches
+    return patches or 0
+
+
+def _usual(settings: dict[str, Any], images: ImageSet) -> str:
+    """The method where none is asked for: by the encoder, and by the images that the budget comes to."""
+    config = make_plan(settings, _default_size(images)).config
+    a_batch = min(config.batch_size, len(images))
+    seen = (config.epochs or 0) * len(images) + (config.steps or 0) * a_batch  # of minutes it is not known yet
+    name, table = default(settings.get("encoder"), seen)
+    say(f"{name}, as no method was asked for (docs/results/{table.replace(', ', '/README.md, table ')})")
+    return name
 
 
 def _default_size(images: ImageSet) -> int:

@@ -16,7 +16,7 @@ from torch import nn
 from likewise.encoders import ENCODERS, imported
 from likewise.errors import UsageError
 from likewise.images.decode import MIN_SIDE
-from likewise.methods import find, recipe
+from likewise.methods import default, find, recipe
 from likewise.types import TrainConfig, did_you_mean, pick, read_word, typed
 from likewise.views import RECIPES
 
@@ -30,7 +30,6 @@ SHARES = (
 )
 FROM_ZERO = ("companions", "queue_size")  # what is counted and may be none
 DIVISORS = ("temperature", "epsilon", "sharpening")  # how names of what cannot be 0 end
-DEFAULT = "simclr"  # the method unless another is asked for; docs/results/methods-cpu says from which rows it follows
 
 
 @dataclass(frozen=True)
@@ -58,9 +57,12 @@ class Plan:
 
 
 def make_plan(settings: Mapping[str, Any], default_size: int) -> Plan:
-    """Settle what was asked. Raises UsageError for an unknown key (naming the nearest) or a value of another type."""
+    """Settle what was asked. Raises UsageError for an unknown key (naming the nearest) or a value of another type.
+
+    Without a method it is that of a few images.
+    """
     asked = {key: value for key, value in settings.items() if value is not None}
-    method = typed("method", asked.pop("method", DEFAULT), str)
+    method = typed("method", asked.pop("method", default(asked.get("encoder"), 0)[0]), str)
     made = find(method)
     encoder = asked.pop("encoder", None)
     if encoder is not None and not isinstance(encoder, nn.Module):
