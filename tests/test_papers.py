@@ -18,7 +18,7 @@ from likewise.cli import app
 from likewise.errors import DataError, UsageError
 from likewise.files import append_line, read_lines
 from likewise.images import norb
-from likewise.papers import DECIDES, PAPERS, drlim, measures, parts
+from likewise.papers import DECIDES, PAPERS, READY, drlim, measures, parts
 from likewise.papers.airplane import rendered
 from likewise.papers.parts import check, mean_and_spread, part, table
 from likewise.verbs import reproduce as verb
@@ -291,6 +291,7 @@ def test_a_folder_goes_on_with_what_it_was_begun_with(tmp_path: Path, monkeypatc
         return {"checks": []}
 
     monkeypatch.setitem(PAPERS, "exemplar", paper)
+    monkeypatch.setitem(READY, "exemplar", lambda **_: None)
     out = tmp_path / "out"
     with pytest.raises(DataError, match="no images"):
         verb.reproduce("exemplar", out, options={"steps": 0})
@@ -308,7 +309,37 @@ def test_a_folder_goes_on_with_what_it_was_begun_with(tmp_path: Path, monkeypatc
     verb.reproduce("exemplar", out, options={"steps": 6}, resume=True)
     (out / "asked.json").unlink()  # as in folders that were begun before there was one
     verb.reproduce("exemplar", out, resume=True)
-    assert set(DECIDES) == set(PAPERS)
+    assert set(DECIDES) == set(READY) == set(PAPERS)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "says"),
+    [
+        ("drlim", {}, "mnist: .* is in neither of"),
+        ("exemplar", {}, "is in neither of"),
+        ("exemplar", {"steps": 0}, "--set steps=0: expected at least 1"),
+        ("exemplar", {"studies": "false"}, "is in neither of"),
+        ("methods", {}, "is in neither of"),
+        ("methods", {"table": "nope"}, "table 'nope' is unknown"),
+        ("methods", {"only": "nope"}, "method 'nope' is unknown"),
+        ("methods", {"seeds": "0"}, "--set seeds=0: expected at least 1"),
+    ],
+)
+def test_results_stay_where_what_is_asked_for_is_not_there(
+    name: str, options: dict[str, Any], says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LIKEWISE_DATA", str(tmp_path / "nothing"))
+    monkeypatch.setenv("LIKEWISE_CACHE", str(tmp_path / "empty"))
+    monkeypatch.setattr("urllib.request.urlopen", lambda *_, **__: (_ for _ in ()).throw(OSError("no network")))
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / ".likewise").write_text("reproduction\n")
+    (out / "results.json").write_text("{}")
+    with pytest.raises((DataError, UsageError), match=says):
+        verb.reproduce(name, out, options=options, overwrite=True)
+    assert (out / "results.json").read_text() == "{}"
+    with pytest.raises(UsageError, match="not empty"):  # before anything is looked for
+        verb.reproduce(name, out)
 
 
 def test_maps_of_other_steps_or_seeds_are_not_taken_for_these(tmp_path: Path) -> None:

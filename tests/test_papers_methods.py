@@ -284,14 +284,3 @@ def test_a_method_that_failed_once_is_not_proven() -> None:
     line = {"table": "mnist-quick", "seed": 0, "test": 10_000}
     lines = [{**line, "method": "untrained", "linear": 0.5}, {**line, "method": "simclr", "linear": 0.6}]
     assert methods.proofs([*lines, {**line, "method": "simclr", "seed": 1, "failed": "collapsed"}]) == []
-
-
-@pytest.mark.parametrize("options", [{"table": "nope"}, {"only": "nope"}, {"seeds": "0"}])
-def test_results_stay_where_what_is_asked_is_not_there(tmp_path: Path, options: dict[str, str]) -> None:
-    out = tmp_path / "out"
-    out.mkdir()
-    (out / ".likewise").write_text("reproduction\n")
-    (out / "runs.jsonl").write_text("")
-    with pytest.raises(UsageError):
-        reproduce("methods", out, overwrite=True, options=options)
-    assert (out / "runs.jsonl").is_file()

@@ -4,7 +4,8 @@
 
 Each writes into the folder `out` (FILES) and nowhere else; `parts.part` keeps what is done, so that a call that was
 interrupted goes on where it stopped. What its figures depend on (DECIDES) is the same in every call on a folder; other
-options choose what is run, and the lines of `methods` say of which table and seed they are.
+options choose what is run, and the lines of `methods` say of which table and seed they are. Before a folder is begun or
+what it holds deleted, READY has seen that the options are sound and the images there.
 """
 
 from collections.abc import Callable
@@ -26,6 +27,6 @@ DECIDES: dict[str, tuple[str, ...]] = {
     "methods": (),
 }
 
-CHECKS: dict[str, Callable[..., object]] = {"methods": methods.chosen}  # of options, before anything is deleted
+READY: dict[str, Callable[..., None]] = {"drlim": drlim.ready, "exemplar": exemplar.ready, "methods": methods.ready}
 
-__all__ = ["ASKED", "BUDGETS", "CHECKS", "DECIDES", "FILES", "PAPERS"]
+__all__ = ["ASKED", "BUDGETS", "DECIDES", "FILES", "PAPERS", "READY"]

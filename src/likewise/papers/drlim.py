@@ -65,6 +65,12 @@ NewLabels = Int[np.ndarray, " m"]
 NewMap = Float[np.ndarray, "m d"]
 
 
+def ready(*, budget: str) -> None:
+    """Whether the images of either budget are there. Raises DataError."""
+    for split in ("train", "test"):
+        open_images(f"mnist:{split}")
+
+
 def reproduce(out: Path, *, budget: str, seed: int) -> dict[str, Any]:
     """Everything, part by part, into the folder `out`."""
     steps = {name: n * (FULL if budget == "full" else 1) for name, n in STEPS.items()}

@@ -19,7 +19,7 @@ import torch
 from likewise.draws import Draws
 from likewise.embedding import features, load
 from likewise.encoders import Pixels, normaliser
-from likewise.errors import TrainingError
+from likewise.errors import TrainingError, UsageError
 from likewise.evaluation import PROBES
 from likewise.evaluation.matching import differences, mean_average_precision
 from likewise.evaluation.svm import balanced, judge
@@ -181,6 +181,17 @@ def _full() -> Budget:
         versions=(1, 10, 100, 300),
         precision="bf16",
     )
+
+
+def ready(*, budget: str, studies: bool = True, steps: int | None = None) -> None:
+    """Whether the steps are some, and the images are there. Raises UsageError or DataError."""
+    if steps is not None and steps < 1:
+        raise UsageError(f"--set steps={steps}: expected at least 1")
+    plan = {"cpu": _cpu, "full": _full}[budget]()
+    columns = [*plan.tests.values(), *([plan.study_test] if studies else [])]
+    for data in dict.fromkeys([*plan.sources.values(), *(side for test in columns for side in (test.data, test.test))]):
+        if data is not None:
+            open_images(data)
 
 
 def reproduce(out: Path, *, budget: str, seed: int, studies: bool = True, steps: int | None = None) -> dict[str, Any]:

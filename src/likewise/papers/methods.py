@@ -101,6 +101,13 @@ def reproduce(
     return {"checks": proofs(read(out))}
 
 
+def ready(*, budget: str, table: str = "", only: str = "", seeds: int | None = None, device: str = "") -> None:
+    """Whether what is asked for is known and the images are there. Raises UsageError or DataError."""
+    names, _ = chosen(budget=budget, table=table, only=only, seeds=seeds, device=device)
+    for data in dict.fromkeys(TABLES[name].data for name in names):
+        open_images(data)
+
+
 def chosen(
     *, budget: str, table: str = "", only: str = "", seeds: int | None = None, device: str = ""
 ) -> tuple[list[str], list[str]]:

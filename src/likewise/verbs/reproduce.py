@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from likewise.errors import UsageError
-from likewise.files import claim, new_folder, read_json, write_json
-from likewise.papers import ASKED, BUDGETS, CHECKS, DECIDES, FILES, PAPERS
+from likewise.files import check_claim, claim, new_folder, read_json, write_json
+from likewise.papers import ASKED, BUDGETS, DECIDES, FILES, PAPERS, READY
 from likewise.types import pick, typed
 from likewise.verbs.pretrain import environment
 from likewise.verbs.settings import keywords
@@ -41,10 +41,15 @@ def reproduce(
         raise UsageError(f"--budget {budget}: expected {' or '.join(BUDGETS)}")
     if not 0 <= seed < MOST_SEED:
         raise UsageError(f"--seed {seed}: expected a whole number from 0 to {MOST_SEED - 1}")
-    if paper in CHECKS:
-        CHECKS[paper](budget=budget, **given)
     every = {"budget": budget, "seed": seed, **{key: default for key, (default, _) in own.items()}, **given}
-    _begin(out, {"paper": paper, **{key: every[key] for key in DECIDES[paper]}}, resume, overwrite)
+    asked = {"paper": paper, **{key: every[key] for key in DECIDES[paper]}}
+    if resume and any((out / name).exists() for name in FILES):
+        _go_on(out, asked)
+    else:
+        check_claim(out, "reproduction", overwrite=overwrite or resume)
+        READY[paper](budget=budget, **given)
+        new_folder(out, "reproduction", FILES, overwrite=overwrite or resume)
+        write_json(out / ASKED, asked)
     started = time.perf_counter()
     try:
         found = run(out, budget=budget, seed=seed, **given)
@@ -64,12 +69,8 @@ def reproduce(
     }
 
 
-def _begin(out: Path, asked: dict[str, Any], resume: bool, overwrite: bool) -> None:
-    """A new folder that says what was asked, or one that was begun with the same, if it says with what."""
-    if not (resume and any((out / name).exists() for name in FILES)):
-        new_folder(out, "reproduction", FILES, overwrite=overwrite or resume)
-        write_json(out / ASKED, asked)
-        return
+def _go_on(out: Path, asked: dict[str, Any]) -> None:
+    """Refuse a folder that was begun with something else, if it says with what."""
     claim(out, "reproduction", overwrite=True)
     if (out / ASKED).is_file():
         before = read_json(out / ASKED)
