@@ -426,7 +426,14 @@ def test_what_is_no_image_gets_one_clear_line(tmp_path: Path) -> None:
     assert "max_bad=few" in message(UsageError, lambda: open_images(root, max_bad="few"))
     assert "side=2" in message(UsageError, lambda: open_images(root, side=2))
     assert "channels=4" in message(UsageError, lambda: open_images(root, channels=4))
-    assert "threads=0" in message(UsageError, lambda: open_images(root, threads=0, cache=tmp_path / "c"))
+    for data in (root, np.zeros((2, 8, 8), np.uint8)):
+        assert "threads=0" in message(UsageError, lambda data=data: open_images(data, threads=0, cache=tmp_path / "c"))
+        assert "max_pixels=-1" in message(UsageError, lambda data=data: open_images(data, max_pixels=-1))
+    (tmp_path / "lists").mkdir()
+    (tmp_path / "lists" / "up.txt").write_text("".join(f"../{root.name}/{p}\n" for p in open_images(root).paths))
+    said = message(DataError, lambda: open_images(tmp_path / "lists" / "up.txt", labels="folders"))
+    assert f"../{root.name}/" in said
+    assert "begins with no class" in said
 
 
 def test_a_path_takes_little_memory(tmp_path: Path) -> None:

@@ -625,6 +625,7 @@ def test_the_command_line(scenes, tmp_path, monkeypatch):
         (["pixels", str(scenes), "--side", "4"], 2, "side=4"),
         (["pixels", str(scenes), "--most", "0"], 2, "most=0"),
         (["pixels", str(tmp_path / "made"), "--make-from", "digits", "--most", "0"], 2, "most=0"),
+        (["pixels", str(scenes), "--seed", "1"], 2, "--seed 1: draws the pairs that --make-from makes"),
         (["pixels", str(scenes), "--descriptors", "surf"], 2, "descriptors='surf': unknown; expected sift, rgb"),
         (["pixels", str(scenes), "--descriptors", "layer2"], 2, "needs a model"),
         (["pixels", str(scenes), "--descriptors", "layers"], 2, "needs a model"),

@@ -337,6 +337,8 @@ def match_(
     """Compare descriptors on pairs of images with known homographies."""
     with answer(as_json, quiet) as reply:
         _one_of(resume, overwrite)
+        if seed is not None and make_from is None:
+            raise UsageError(f"--seed {seed}: draws the pairs that --make-from makes; expected both or neither")
         from likewise.types import usable_device
         from likewise.verbs.match import match as run
 

@@ -173,6 +173,9 @@ def open_images(
         raise UsageError(f"side={side}: expected at least {MIN_SIDE} pixels, or None")
     if channels is not None:
         _checked_channels(channels)
+    for what, least in (("threads", threads), ("max_pixels", max_pixels)):
+        if least < 1:
+            raise UsageError(f"{what}={least}: expected at least 1")
     if isinstance(data, ImageSet):
         images = data if labels is None else data.relabel(labels)
         images = images if name is None else replace(images, name=name)

@@ -60,7 +60,10 @@ def _from_folders(paths: Sequence[str]) -> Labels:
     for path in paths:
         if "/" not in path.strip("/"):
             raise DataError(f"labels=folders: {path} lies in no folder of its own; expected a folder per class")
-    return from_names([path.strip("/").split("/")[0] for path in paths])
+    names = [path.strip("/").split("/")[0] for path in paths]
+    if ".." in names:
+        raise DataError(f"labels=folders: {paths[names.index('..')]} begins with no class; expected a folder per class")
+    return from_names(names)
 
 
 def _from_csv(file: Path, paths: Sequence[str]) -> Labels:
