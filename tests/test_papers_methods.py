@@ -202,6 +202,9 @@ def test_every_default_follows_from_the_table_that_it_names() -> None:
             runs = [line for line in lines if line["method"] == other and "linear" in line]
             if not reads_labels(METHODS[other]):
                 assert margin(runs, own) < 1, (table, other)
+    assert (
+        default("vit:Net", 0) == default("resnets:Net", 10**9) == default(None, 0)
+    )  # another's, whatever it is called
     assert default("resnet18", 999_999)[0] == default("convnet", 10**9)[0] != default("resnet18", 10**6)[0]
 
 

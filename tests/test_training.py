@@ -703,19 +703,24 @@ def test_without_a_method_encoder_and_budget_settle_it(tmp_path: Path, monkeypat
     def taken(**more: Any) -> str:
         return str(pretrain(images(), out=tmp_path / "none", dry_run=True, **asked, **more)["method"])
 
-    many = math.ceil(10**6 / N)
+    many, out = math.ceil(10**6 / N), tmp_path / "run"
     small, long, vit = taken(width=8, epochs=many), taken(encoder="resnet18", width=8, epochs=many), DEFAULTS[0][2]
     assert small == taken(encoder="resnet18", width=8, epochs=many - 1) == taken(encoder="resnet18", width=8, minutes=9)
     assert (small, long) == (DEFAULTS[2][2], DEFAULTS[1][2])
     assert taken(encoder="resnet18", width=8, steps=math.ceil(10**6 / asked["batch_size"])) == long
     assert taken(encoder=build("vit-nano", images().info(16), depth=1), steps=2) == small  # an object has no name
     assert taken(encoder="vit-nano", depth=1, epochs=1) == vit
+    assert taken(encoder="resnet18", width=8, epochs=many, redundancy_weight=0.1) == long  # an option of its own
+    with pytest.raises(UsageError, match=f"setting 'redundancy_weight' is unknown; {small} on resnet18"):
+        taken(encoder="resnet18", width=8, epochs=1, redundancy_weight=0.1)
+    for budget in ({"epochs": -1}, {"steps": -5}, {"steps": 5, "batch_size": -1}):
+        with pytest.raises(UsageError, match=r"=-[15](\.0)?: expected"):
+            pretrain(images(), out=out, size=16, **budget)
 
-    out = tmp_path / "run"
     vit_settings = {**asked, "encoder": "vit-nano", "depth": 1, "steps": 4}
     with pytest.raises(Stopped):
         stopped_after(2, lambda: pretrain(images(), out=out, **vit_settings))
-    assert f"{vit}, as no method was asked for (docs/results/methods-cpu/README.md, table" in said[-2]
+    assert f"{vit}, as no method was asked for (nearest figures: docs/results/methods-cpu/README.md, table" in said[-2]
     assert pretrain(images(), out=out, resume=True, **vit_settings)["method"] == vit
     with pytest.raises(UsageError, match=r"the run .* was begun with"):
         pretrain(images(), out=out, resume=True, method=small, **vit_settings)

@@ -94,8 +94,9 @@ def pretrain(
     `data` is an ImageSet or anything `open_images` takes, `subset` a Selection, its folder, ids or a file of them.
     Settings override those of `recipe_file`; together they are the keywords of TrainConfig, of the method, of the
     encoder and of the recipe of views, and `method` (a name, "package.module:Class" or the class), `encoder` (a name,
-    "package.module:Class" or a module), `views` (a name) and `size` (pixels). The resolved.toml of a run is a recipe
-    too, with the run's `patches` and `init_from`.
+    "package.module:Class" or a module), `views` (a name) and `size` (pixels). Without a method, the encoder and the
+    images that epochs or steps come to decide (`likewise.methods.DEFAULTS`; minutes count as few). The resolved.toml of
+    a run is a recipe too, with the run's `patches` and `init_from`.
 
     With `patches`, training is on so many patches of `size` (32) pixels drawn from the images by the run's seed (see
     `likewise.images.patches`), and not on the images, which are then opened at three times that side; 0: on the images.
@@ -477,11 +478,13 @@ def _n_patches(patches: int | None, settings: dict[str, Any]) -> int:
 
 def _usual(settings: dict[str, Any], images: ImageSet) -> str:
     """The method where none is asked for: by the encoder, and by the images that the budget comes to."""
-    config = make_plan(settings, _default_size(images)).config
+    asked = {key: settings[key] for key in (*BUDGET, "batch_size") if key in settings}
+    config = make_plan(asked, _default_size(images)).config
     a_batch = min(config.batch_size, len(images))
     seen = (config.epochs or 0) * len(images) + (config.steps or 0) * a_batch  # of minutes it is not known yet
-    name, table = default(settings.get("encoder"), seen)
-    say(f"{name}, as no method was asked for (docs/results/{table.replace(', ', '/README.md, table ')})")
+    name, table = default(settings.get("encoder"), max(0, seen))
+    where = table.replace(", ", "/README.md, table ")
+    say(f"{name}, as no method was asked for (nearest figures: docs/results/{where})")
     return name
 
 
