@@ -32,7 +32,7 @@ from likewise.training import fit as loop
 from likewise.training import monitor, state
 from likewise.training.distributed import process_group
 from likewise.training.monitor import knn_accuracy
-from likewise.types import Batch, DataInfo, Step, TrainConfig
+from likewise.types import Batch, Step, TrainConfig
 from likewise.verbs.demo import SETTINGS, demo
 from likewise.verbs.pretrain import pretrain
 from likewise.verbs.settings import make_plan
@@ -429,14 +429,30 @@ def test_minutes_become_steps_once(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert "minutes" not in (tmp_path / "run" / "resolved.toml").read_text()
 
 
-def test_precision_is_settled_by_measuring(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    gain = loop.bf16_gain(build("convnet", DataInfo(8, 3, 16), width=8), 3, 16, "cpu")
-    assert gain == 0 or 0.05 < gain < 20
-    asked = {**settings("simclr"), "steps": 1, "precision": "auto"}
-    for measured, chosen in ((3.0, "bf16"), (1.1, "fp32")):
-        monkeypatch.setattr(loop, "bf16_gain", lambda *_, measured=measured: measured)
-        pretrain(images(), out=tmp_path / chosen, **asked)
-        assert f'precision = "{chosen}"' in (tmp_path / chosen / "resolved.toml").read_text()
+@pytest.mark.parametrize(
+    ("flags", "supported", "chosen"),
+    [
+        ("GenuineIntel avx512_bf16 amx_bf16", True, "bf16"),
+        ("AuthenticAMD avx512_bf16", True, "bf16"),
+        ("GenuineIntel avx512_bf16", True, "fp32"),  # slower there
+        ("AuthenticAMD avx2", True, "fp32"),
+        ("GenuineIntel avx512_bf16 amx_bf16", False, "fp32"),
+        ("", True, "fp32"),
+    ],
+)
+def test_precision_is_settled_by_what_the_processor_has(
+    flags: str, supported: bool, chosen: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "cpu_flags", lambda: set(flags.split()))
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: supported)
+    pretrain(images(), out=tmp_path / "run", **{**settings("simclr"), "steps": 1, "precision": "auto"})
+    assert f'precision = "{chosen}"' in (tmp_path / "run" / "resolved.toml").read_text()
+
+
+def test_the_flags_are_those_of_the_processor_that_there_is() -> None:
+    said = Path("/proc/cpuinfo")
+    flags = loop.cpu_flags()
+    assert ("fpu" in flags) == (said.is_file() and " fpu " in said.read_text())
 
 
 def test_steps_between_states_may_be_a_number(whole: dict[str, Path], tmp_path: Path) -> None:
@@ -819,7 +835,7 @@ def test_bfloat16_is_not_taken_where_a_gpu_emulates_it(
     monkeypatch.setattr(
         torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation or not emulated
     )
-    assert loop.bf16_gain(build("convnet", DataInfo(8, 3, 16), width=8), 3, 16, device) == (0.0 if emulated else 2.0)
+    assert loop.bf16_pays(device) == (not emulated)
 
 
 def test_processes_take_a_gpu_each(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -115,7 +115,7 @@ class TrainConfig:
     clip: float | None = None  # largest norm of the gradient
     seed: int = 0
     device: str = "auto"  # auto | cpu | cuda | mps
-    precision: str = "auto"  # auto | fp32 | bf16
+    precision: str = "auto"  # auto (bf16 where `training.fit.bf16_pays`) | fp32 | bf16
     threads: int = 2  # that read and decode images ahead of the step
     save_every: str | int = "10m"  # minutes ("10m") or steps (200)
     monitor_every: int = 100  # steps between measurements of the features' rank

@@ -29,10 +29,9 @@ from likewise.training.distributed import agreed, average_gradients, is_main, wa
 from likewise.training.monitor import check_finite, feature_rank, knn_accuracy, save_pictures
 from likewise.training.optim import check, learning_rate, make_optimizer, set_rates
 from likewise.training.state import load_state, save_state
-from likewise.types import Batch, Encoder, Source, Step, TrainConfig, gather, in_eval_mode, rank, usable_device, world
+from likewise.types import Batch, Source, Step, TrainConfig, gather, in_eval_mode, rank, usable_device, world
 
 RATE_SECONDS = 8.0  # for which throw-away steps are timed
-WORTH_IT = 1.2  # times the speed of float32, to train in bfloat16
 TOGETHER = 2**26  # values of the sources of views that a GPU makes in one call
 MOST = 10**9  # epochs, steps or minutes: what is beyond is a slip
 
@@ -203,9 +202,8 @@ def settle(config: TrainConfig, method: Method, images: ImageSet) -> TrainConfig
         raise UsageError(f"{budget}={given[budget]}: expected {expected}")
     config = replace(config, device=usable_device(config.device))
     if config.precision == "auto":
-        size = method.views[0].size
-        gain = bf16_gain(method.encoder, images.channels, size, config.device)
-        config = replace(config, precision="bf16" if agreed(gain, config.device) > WORTH_IT else "fp32")
+        pays = bool(agreed(bf16_pays(config.device), config.device))
+        config = replace(config, precision="bf16" if pays else "fp32")
     if config.precision not in ("fp32", "bf16"):
         raise UsageError(f"precision={config.precision!r}: expected auto, fp32 or bf16")
     steps = config.steps
@@ -325,28 +323,23 @@ def _share(rows: Tensor) -> Tensor:
     return rows[rank() * n : (rank() + 1) * n]
 
 
-def bf16_gain(encoder: Encoder, channels: int, size: int, device: str) -> float:
-    """How many times faster than float32 an encoder's forward and backward pass is in bfloat16, on this machine.
+def bf16_pays(device: str) -> bool:
+    """Whether to train in bfloat16 unless asked: where it was found faster than float32 (LOG.md).
 
-    Timed, since processors that have the instructions differ: twice as fast on one, slower on another (LOG.md). What is
-    timed is the processor's time on a few images, the least of several tries, which other programs hardly move.
+    Read off the machine, not timed: what is timed differs from run to run, and so would the weights.
     """
     if torch.device(device).type == "cuda":  # told by its kind: before the eighth it is emulated, and slower
-        return 2.0 if torch.cuda.is_bf16_supported(including_emulation=False) else 0.0
+        return torch.cuda.is_bf16_supported(including_emulation=False)
     if device != "cpu" or not torch.ops.mkldnn._is_mkldnn_bf16_supported():
-        return 0.0
-    copied = copy.deepcopy(encoder).train().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    images = torch.zeros(8, channels, size, size)
-    seconds: dict[bool, list[float]] = {True: [], False: []}
-    while sum(map(sum, seconds.values())) < 1.0 or len(seconds[False]) < 3:
-        for bf16, times in seconds.items():
-            start = time.process_time()
-            with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-                out = copied(images).float().sum()
-            if out.requires_grad:
-                out.backward()
-            times.append(time.process_time() - start)
-    return min(seconds[False][1:]) / min(seconds[True][1:])  # the first of each warms up
+        return False
+    flags = cpu_flags()
+    return "amx_bf16" in flags or {"AuthenticAMD", "avx512_bf16"} <= flags
+
+
+def cpu_flags() -> set[str]:
+    """What Linux says of the processor, its vendor and its instructions among it; nothing on other systems."""
+    file = Path("/proc/cpuinfo")
+    return set(file.read_text().partition("\n\n")[0].split()) if file.is_file() else set()
 
 
 def _data_share(method: Method, batch: Batch, config: TrainConfig, rate: float) -> float:
