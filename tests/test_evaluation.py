@@ -1,6 +1,7 @@
 """Protocols against scikit-learn, naive loops and closed forms."""
 
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -427,8 +428,16 @@ def test_copies_of_training_images_in_the_test_set_are_counted(capsys, monkeypat
     monkeypatch.setattr(progress, "QUIET", False)
     train = noise(20)
     test = np.concatenate([train[:3], noise(7, seed=1)])
-    evaluate("pixels", train, test=test, labels=np.arange(20) % 2, test_labels=np.arange(10) % 2, protocols="knn")
-    assert "3 of the 10 test images are exact copies of training images" in capsys.readouterr().err
+    both = {"labels": np.arange(20) % 2, "test_labels": np.arange(10) % 2}
+    found = evaluate("pixels", train, test=test, protocols="knn", **both)
+    said = "3 of the 10 test images are exact copies of training images."
+    assert said in capsys.readouterr().err
+    assert found["caveats"] == [said]
+    assert found["verdict"].endswith(said)
+    at = [likewise.embed(Pixels(DataInfo(20, 3, s)), open_images(train), size=s) for s in (8, 4)]
+    wide = replace(at[1], x=np.tile(at[1].x, (1, 4)))
+    with pytest.raises(DataError, match=r"--test .*: is of another size \(4\) than"):
+        evaluate(at[0], test=replace(wide, meta={**wide.meta, "encoder_hash": at[0].meta["encoder_hash"]}))
 
 
 def test_what_is_measured_unless_asked(capsys, monkeypatch):

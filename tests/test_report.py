@@ -875,3 +875,23 @@ def test_the_page_says_how_many_neighbours_have_the_same_label(tmp_path: Path) -
     found = sections.atlas(shown, [], sections.Thumbs())
     assert found["same"] != 1
     assert f"it is the same for {found['same']:.1%}" in (tmp_path / "r.html").read_text()
+
+
+def test_the_headline_is_of_the_most_test_images_at_one_size_and_says_why_it_may_be_too_high(tmp_path: Path) -> None:
+    few, many = ({"images_hash": name, "labelled": {"test": n}} for name, n in (("few", 30), ("many", 900)))
+    lines = [evaluation(kind, a, **few) for kind, a in (("pixels", 0.2), ("learned", 0.9))]
+    lines += [evaluation(kind, a, **many) for kind, a in (("pixels", 0.3), ("learned", 0.7))]
+    runs, _, _ = read_folders([folder_of(tmp_path / "a", *lines)])
+    assert "for 70 in a hundred images, against 30 with raw pixels" in headline(runs, [])
+
+    sized = [evaluation("pixels", 0.3, size=32), evaluation("untrained", 0.4, size=96)]
+    sized += [evaluation("learned", 0.8, size=96), evaluation("learned", 0.5, size=24)]
+    runs, _, _ = read_folders([folder_of(tmp_path / "b", *sized)])
+    assert "for 80 in a hundred images, against 30 with raw pixels and 40 with an untrained encoder" in headline(
+        runs, []
+    )
+
+    warned = [evaluation("pixels", 0.3), evaluation("learned", 0.8, caveats=["It learned from labels."])]
+    runs, _, _ = read_folders([folder_of(tmp_path / "c", *warned)])
+    assert headline(runs, []).startswith("These figures may be too high")
+    assert headline(runs, []).endswith("against 30 with raw pixels. It learned from labels.")

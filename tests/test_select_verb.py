@@ -464,3 +464,41 @@ def test_resume_of_a_finished_selection_knows_what_it_was_given_by_its_content(t
     np.save(tmp_path / "scores.npy", -np.arange(50.0))
     with pytest.raises(UsageError, match="with another target, scores or labels"):
         choose(tmp_path / "x.npy", tmp_path / "sel", resume=True, **given)
+
+
+def test_scores_of_a_run_are_for_the_images_that_it_had(photos, tmp_path):
+    names = sorted(file for file in photos.rglob("*.png") if file.name != "broken.png")
+    for folder, order in (("same", names), ("renamed", names[::-1])):
+        (tmp_path / folder).mkdir()
+        for i, file in enumerate(order):
+            shutil.copy(file, tmp_path / folder / f"{i:02d}.png")
+    run = tmp_path / "run"
+    likewise.pretrain(tmp_path / "same", out=run, method="simclr", steps=2, batch_size=30, size=16, seed=0)
+    choose(embedded(tmp_path / "same", tmp_path / "emb"), tmp_path / "picks", method="ucs", budget=3, scores=run)
+    renamed = embedded(tmp_path / "renamed", tmp_path / "other")
+    with pytest.raises(DataError, match=r"--scores .*run: is of other images, or of these in another order"):
+        choose(renamed, tmp_path / "none", method="ucs", budget=3, scores=run)
+    (tmp_path / "twice.csv").write_text("path,score\n00.png,1\n00.png,2\n")
+    with pytest.raises(DataError, match=r"twice.csv: 00.png has the scores 1.0 and 2.0"):
+        choose(renamed, tmp_path / "none", method="ucs", budget=3, scores=tmp_path / "twice.csv")
+
+
+def test_a_target_is_of_the_same_encoder_at_the_same_size(photos, tmp_path):
+    emb, small = (embedded(photos, tmp_path / name) for name in ("emb", "small"))
+    meta = json.loads((small / "meta.json").read_text())
+    (small / "meta.json").write_text(json.dumps({**meta, "size": 16}))
+    with pytest.raises(DataError, match=r"--target .*small: is of another size \(16\) than"):
+        choose(emb, tmp_path / "none", method="top-k", budget=3, target=small)
+
+
+def test_a_selection_stays_where_its_copies_cannot_go(photos, tmp_path):
+    emb, out = embedded(photos, tmp_path / "emb"), tmp_path / "sel"
+    choose(emb, out, budget=3, method="random")
+    before = (out / "selection.csv").read_bytes()
+    (tmp_path / "file").write_text("")
+    for argument in ("copy_to", "link_to"):
+        with pytest.raises(UsageError, match=f"--{argument.replace('_', '-')} .*cannot be created"):
+            choose(emb, out, budget=5, method="random", seed=1, overwrite=True, **{argument: tmp_path / "file" / "x"})
+        assert (out / "selection.csv").read_bytes() == before
+    with pytest.raises(UsageError, match=r"--copy-to .*new: is where the selection goes"):
+        choose(emb, tmp_path / "new", budget=3, copy_to=tmp_path / "new")

@@ -680,6 +680,14 @@ def test_what_a_run_began_from_is_needed_once(
         pretrain(images(), out=tmp_path / "run", init_from="first", resume=True, **settings("simclr"))
 
 
+def test_a_run_is_not_begun_from_itself(whole: dict[str, Path], tmp_path: Path) -> None:
+    shutil.copytree(whole["simclr"], tmp_path / "run")
+    before = (tmp_path / "run" / "model.safetensors").read_bytes()
+    with pytest.raises(UsageError, match=r"--init-from .*run: is --out itself"):
+        pretrain(images(), out=tmp_path / "run", init_from=tmp_path / "run", overwrite=True, **settings("simclr"))
+    assert (tmp_path / "run" / "model.safetensors").read_bytes() == before
+
+
 def test_killed_while_it_begins_a_run_is_begun_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def killed(images: ImageSet) -> dict[str, Any]:
         raise KeyboardInterrupt

@@ -173,6 +173,8 @@ def load_with_config(
         )
     if not (folder / "model.safetensors").is_file() or not (folder / "config.json").is_file():
         what = "no such folder" if not folder.exists() else "has no model.safetensors with config.json"
+        if (folder / "resolved.toml").is_file():
+            what = "is a run that was not finished; go on with pretrain --resume"
         raise DataError(f"model {folder}: {what}; expected {expected}")
     config = read_json(folder / "config.json")
     lacking = [key for key in CONFIG if key not in config] if isinstance(config, dict) else list(CONFIG)

@@ -77,8 +77,9 @@ class Picks:
     thumbs: dict[int, str]  # data URIs of the first picks, by id
 
 
-def read_folders(folders: Sequence[Path]) -> tuple[list[Run], list[Vectors], list[Picks]]:
+def read_folders(folders: Sequence[Path | str] | Path | str) -> tuple[list[Run], list[Vectors], list[Picks]]:
     """Read each folder once, by its kind; a DataError names the one that is none of the three."""
+    folders = [Path(folders)] if isinstance(folders, str | Path) else folders
     if not folders:
         raise DataError("report: no folder given; expected runs, embeddings or selections")
     known: dict[Path, Path] = {}

@@ -27,11 +27,13 @@ class Score:
     protocol: str
     accuracy: float
     n_test: int | None = None  # labelled test images
+    size: Any = None  # pixels that the encoder looked at
+    caveats: str = ""  # why it may be too high
 
 
 def scores(sources: Sequence[Run | Vectors]) -> list[Score]:
     """Every accuracy found, baselines first; a later evaluation of the same thing replaces an earlier one."""
-    found: dict[tuple[Path, str, str, str], Score] = {}
+    found: dict[tuple[Path, str, str, str, Any], Score] = {}
     for source in sources:
         made_by = None if isinstance(source, Run) else source.meta.get("model")
         model = str(Path(str(made_by or source.path)).absolute())
@@ -41,11 +43,13 @@ def scores(sources: Sequence[Run | Vectors]) -> list[Score]:
             labelled = line.get("labelled")
             images += "".join(f" {line[key]}" for key in ("labelled", "labels_hash") if line.get(key))
             n_test = labelled.get("test") if isinstance(labelled, dict) else None
+            size, caveats = line.get("size"), line.get("caveats")
+            warned = " ".join(map(str, caveats)) if isinstance(caveats, list) else ""
             for protocol, figures in _protocols(line).items():
                 accuracy = figures.get("accuracy")
                 if _is_number(accuracy):
-                    found[source.path, kind, images, protocol] = Score(
-                        source.name, model, kind, _data(line), images, protocol, float(accuracy), n_test
+                    found[source.path, kind, images, protocol, size] = Score(
+                        source.name, model, kind, _data(line), images, protocol, float(accuracy), n_test, size, warned
                     )
     order = list(KINDS)
     return sorted(found.values(), key=lambda one: (one.data, one.images, one.protocol != "knn", order.index(one.kind)))
@@ -59,7 +63,8 @@ def headline(runs: Sequence[Run], vectors: Sequence[Vectors]) -> str:
     found = [score for score in scores([*runs, *vectors]) if score.protocol == "knn"]
     learned = [score for score in found if score.kind == "learned"]
     if learned:
-        best = max(learned, key=lambda score: (bool(_baselines(score, found)), score.accuracy))
+        # Of the most test images before the highest: a lucky figure on few is no news.
+        best = max(learned, key=lambda score: (bool(_baselines(score, found)), score.n_test or 0, score.accuracy))
         return _compared(best, _baselines(best, found))
     for run in runs:
         while_training = [row["knn"] for row in run.metrics if isinstance(row.get("knn"), (int, float))]
@@ -227,7 +232,10 @@ def _compared(best: Score, baselines: Sequence[Score]) -> str:
         opening = f"The encoder is no better than {_inline(rival)}."
     else:
         opening = f"The encoder is worse than {_inline(rival)}."
-    return f"{opening} A vote among nearest neighbours names the right class for {hits}, against {others}."
+    if best.caveats and gain >= 0:
+        opening = "These figures may be too high to tell whether the encoder learned anything."
+    told = f"{opening} A vote among nearest neighbours names the right class for {hits}, against {others}."
+    return f"{told} {best.caveats}".strip()
 
 
 def _hundredths(share: float) -> str:
@@ -241,7 +249,8 @@ def _baselines(score: Score, found: Sequence[Score]) -> list[Score]:
     """What to weigh it against on the same images: raw pixels, and its own encoder before training."""
     alike = [one for one in found if (one.images, one.protocol) == (score.images, score.protocol)]
     alike.sort(key=lambda one: one.source == score.source)  # what was measured beside it comes last, and stays
-    last = {one.kind: one for one in alike if one.kind == "pixels" or one.model == score.model}
+    own = (score.model, score.size)
+    last = {one.kind: one for one in alike if one.kind == "pixels" or (one.model, one.size) == own}
     return [last[kind] for kind in ("pixels", "untrained") if kind in last]
 
 
@@ -299,7 +308,8 @@ def _health(source: Run | Vectors) -> str:
     how = "have not collapsed, but spread over only" if narrow else "have not collapsed: they spread over"
     return (
         f"The features {how} about {rank:.0f} directions. How well "
-        "they tell images apart takes labels to say; without any, judge by the neighbours below."
+        "they tell images apart takes labels to say; without any, judge by the neighbours "
+        f"{'below' if isinstance(source, Vectors) else 'that a report on embeddings shows'}."
     )
 
 

@@ -15,8 +15,10 @@ GENERATOR = b'<meta name="generator" content="likewise">'  # by which page.html 
 N_ROWS = 200  # of the table of bad files, and of the list of duplicates
 
 
-def write_report(folders: Sequence[Path], out: Path, *, title: str | None = None) -> dict[str, Any]:
-    """Write one HTML file on any number of run, embeddings and selection folders, told apart by what they hold.
+def write_report(
+    folders: Sequence[Path | str] | Path | str, out: Path | str, *, title: str | None = None
+) -> dict[str, Any]:
+    """Write one HTML file on one or any number of run, embeddings and selection folders, told apart by what they hold.
 
     The images shown are the thumbnails of the embeddings folders, at most 2,000 of each. A selection brings the
     embeddings it was made from along, where they are found.

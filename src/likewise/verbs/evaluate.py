@@ -76,6 +76,8 @@ def evaluate(
         names, judged = _of_model(
             model, data, test, names, labels, test_labels, size=size, trained=trained, device=device, max_bad=max_bad
         )
+    for caveat in judged.caveats:
+        say(caveat)
     sides = {"train": judged.train, "test": judged.test}
     results = {name: _measure(name, judged, seed, device) for name in names}
     return {
@@ -89,7 +91,8 @@ def evaluate(
         "labels_hash": {side: _labels_hash(table) for side, table in sides.items()},
         "size": judged.size,
         "protocols": results,
-        "verdict": describe(results, _n_labelled(judged.test.labels)),
+        "caveats": list(judged.caveats),
+        "verdict": " ".join([describe(results, _n_labelled(judged.test.labels)), *judged.caveats]),
     }
 
 
@@ -105,6 +108,7 @@ class Judged(NamedTuple):
     encoder: Encoder | None = None
     images: ImageSet | None = None  # all that the training side was taken from
     open_sides: Callable[[int | None], tuple[ImageSet, ImageSet]] | None = None  # kept at a side; None: as they are
+    caveats: Sequence[str] = ()  # sentences on why its figures may be too high
 
 
 def _of_embeddings(model: Any, test: Any, names: list[str]) -> tuple[list[str], Judged]:
@@ -113,7 +117,7 @@ def _of_embeddings(model: Any, test: Any, names: list[str]) -> tuple[list[str], 
     for name in names:
         if name in PROBES:
             raise UsageError(f"protocol {name}: needs a model and images; {_name(model)} holds embeddings only")
-    table, other = _table(model), None if test is None else _table(test)
+    table, other, caveats = _table(model), None if test is None else _table(test), list[str]()
     names = names or _usual(_name(model), table.labels)
     remedy = "embed the images again with --labels"
     _check_labels(names, _name(model), table.labels, remedy)
@@ -123,12 +127,17 @@ def _of_embeddings(model: Any, test: Any, names: list[str]) -> tuple[list[str], 
         if table.x.shape[1] != other.x.shape[1]:
             raise DataError(f"--test: has {other.x.shape[1]} dimensions, and {_name(model)} {table.x.shape[1]}")
         _check_labels(names, f"--test {_name(test)}", other.labels, remedy)
-        _say_copies(contents_of(table.keys), contents_of(other.keys))
+        for what, name in (("encoder_hash", "encoder"), ("size", "size")):
+            one, two = table.meta.get(what), other.meta.get(what)
+            if None not in (one, two) and one != two:
+                raise DataError(f"--test {_name(test)}: is of another {name} ({two}) than {_name(model)} ({one})")
+        caveats = _copies(contents_of(table.keys), contents_of(other.keys))
         train_x, test_x = table, other
     kind = _kind(table.meta.get("model"), bool(table.meta.get("trained", True)))
     data = _data_name(table.meta.get("data") or _name(model), None)
     test_data = None if other is None else _data_name(other.meta.get("data") or _name(test), None)
-    return names, Judged(train_x, test_x, kind, data, test_data, int(table.meta.get("size", 0)))
+    size = int(table.meta.get("size", 0))
+    return names, Judged(train_x, test_x, kind, data, test_data, size, caveats=caveats)
 
 
 def _of_model(
@@ -158,16 +167,18 @@ def _of_model(
     names = names or _usual(images.name, images.labels)
     _check_labels(names, images.name, images.labels, "give --labels folders|FILE.csv")
     others: ImageSet | None = None
+    caveats: list[str] = []
     if test is not None:
         others = _open_test(test, labels, test_labels, opening_side(size), max_bad)
         _check_labels(names, f"--test {others.name}", others.labels, "give --test-labels folders|FILE.csv")
         _check_sides(images, others, labels if test_labels is None else None)
+        caveats = _copies(images.contents, others.contents)
         others = fitting(encoder, others)
     table = embed(encoder, images, size=size, device=device)
     if others is None:
         train_x, test_x = (table.rows(ids) for ids in _split(images.contents))
-        if _learned_from_labels(model):
-            say(f"{_name(model)} learned from labels, perhaps from those held out here: give --test")
+        if trained and _learned_from_labels(model):
+            caveats = ["The encoder learned from labels, perhaps from those held out here: --test brings others."]
     else:
         train_x, test_x = table, embed(encoder, others, size=size, device=device)
 
@@ -184,7 +195,8 @@ def _of_model(
 
     test_data = None if test is None else _data_name(test, others)
     kind = _kind(model, trained)
-    return names, Judged(train_x, test_x, kind, _data_name(data, images), test_data, size, encoder, images, open_sides)
+    what = _data_name(data, images)
+    return names, Judged(train_x, test_x, kind, what, test_data, size, encoder, images, open_sides, caveats)
 
 
 def _measure(name: str, judged: Judged, seed: int, device: str) -> dict[str, Any]:
@@ -212,10 +224,10 @@ def _split(contents: Int[np.ndarray, " n"]) -> tuple[Int[np.ndarray, " m"], Int[
     return np.flatnonzero(~held_out), np.flatnonzero(held_out)
 
 
-def _say_copies(train: Int[np.ndarray, " n"], test: Int[np.ndarray, " m"]) -> None:
+def _copies(train: Int[np.ndarray, " n"], test: Int[np.ndarray, " m"]) -> list[str]:
+    """A sentence on test images that are among the training images too, where there are any."""
     n_copies = int(np.isin(test, train).sum())
-    if n_copies:
-        say(f"--test: {n_copies:,} of the {len(test):,} test images are exact copies of training images")
+    return [f"{n_copies:,} of the {len(test):,} test images are exact copies of training images."] if n_copies else []
 
 
 def _open_test(test: Any, labels: Any, test_labels: Any, side: int, max_bad: float | str) -> ImageSet:
@@ -255,7 +267,6 @@ def _check_labels(names: Sequence[str], who: str, labels: Any, remedy: str) -> N
 
 def _check_sides(train: ImageSet, test: ImageSet, labels: Any) -> None:
     """What holds of both sides together. `labels` are those that were given for both."""
-    _say_copies(train.contents, test.contents)
     if isinstance(labels, str | os.PathLike) and Path(labels).suffix.lower() == ".csv":
         both = set(train.paths) & set(test.paths)
         if both:

@@ -141,6 +141,8 @@ def _begin(
     settled = replace(plan, config=settle(plan.config, method, images))
     if dry_run:
         return _estimate(settled, method, images)
+    if init_from is not None and Path(init_from).resolve() == out.resolve():
+        raise UsageError(f"--init-from {init_from}: is --out itself; a run keeps what it began from, so choose another")
     if is_main():
         claim(out, "run", overwrite=overwrite)
     with _alone_in(out):

@@ -13,7 +13,7 @@ from likewise.coresets import SELECTORS, parse_budget, parse_memory, select
 from likewise.coresets.checkpoint import Checkpoint, fingerprint
 from likewise.coresets.estimate import estimate
 from likewise.coresets.select import read_options
-from likewise.embedding import embed, images_hash
+from likewise.embedding import array_hash, embed, images_hash
 from likewise.encoders import imported
 from likewise.errors import DataError, UsageError
 from likewise.files import check_claim, check_empty, claim, empty_folder, new_folder, read_array, read_toml
@@ -84,7 +84,7 @@ def choose(
             )
         check_claim(out, "selection", overwrite=overwrite or resume)
         if not resume:
-            _check_places(copy_to, link_to)
+            _check_places(out, copy_to, link_to)
     x, paths, where = _features(Path(source), data, device)
     n_picks = parse_budget(budget, len(x))
     if dry_run:
@@ -93,9 +93,15 @@ def choose(
     named = {"target": target, "scores": scores, "labels": labels}
     held = None if chosen is None else read_ids(chosen, "--chosen", len(x), paths)
     begun_with = None if held is None else f"{len(held)} images, hash {fingerprint([held])[:12]}"
+    aim = None if target is None else _features(target, None, device)[0]
+    if isinstance(aim, Embeddings) and isinstance(x, Embeddings):
+        for what, name in (("encoder_hash", "encoder"), ("size", "size")):
+            one, two = x.meta.get(what), aim.meta.get(what)
+            if None not in (one, two) and one != two:
+                raise DataError(f"--target {target}: is of another {name} ({two}) than {source} ({one})")
     given: dict[str, Any] = {
-        "target": None if target is None else _features(target, None, device)[0],
-        "scores": None if scores is None else _scores(scores, paths),
+        "target": aim,
+        "scores": None if scores is None else _scores(scores, x, paths),
         "labels": None if labels is None else _labels(labels, x, paths),
     }
     contents = " ".join("none" if value is None else _identity(value) for value in given.values())
@@ -113,7 +119,10 @@ def choose(
     if finished is not None:
         _bring(originals, x, paths, finished, copy_to, link_to)
         return _answer(out, finished, budget)
-    _check_places(copy_to, link_to)
+    _check_places(out, copy_to, link_to)
+    for place, argument in ((copy_to, "--copy-to"), (link_to, "--link-to")):
+        if place is not None:
+            empty_folder(place, argument)  # what cannot be made is told before anything is replaced
     before = peak_memory_mb()
     claim(out, "selection", overwrite=overwrite or resume)
     if not resume:
@@ -141,10 +150,12 @@ def choose(
     return _answer(folder, saved, budget)
 
 
-def _check_places(copy_to: Path | None, link_to: Path | None) -> None:
+def _check_places(out: Path, copy_to: Path | None, link_to: Path | None) -> None:
     for folder, argument in ((copy_to, "--copy-to"), (link_to, "--link-to")):
         if folder is not None:
             check_empty(folder, argument)
+            if folder.resolve() == out.resolve():
+                raise UsageError(f"{argument} {folder}: is where the selection goes; expected another folder")
     if copy_to is not None and link_to is not None and copy_to.resolve() == link_to.resolve():
         raise UsageError(f"--link-to {link_to}: is where the copies go, too; expected another folder")
 
@@ -294,8 +305,12 @@ def _originals(where: str | None, paths: list[str] | None, *, asked: Path | None
         return None
 
 
-def _scores(file: Path, paths: list[str] | None) -> np.ndarray:
+def _scores(file: Path, x: Any, paths: list[str] | None) -> np.ndarray:
     """One number per image: an array, a run's scores.npy, or the column `score` of a .csv, in order or by `path`."""
+    if (file / "resolved.toml").is_file() and isinstance(x, Embeddings):
+        order = read_toml(file / "resolved.toml").get("order_hash")
+        if order not in (None, array_hash(x.keys)):
+            raise DataError(f"--scores {file}: is of other images, or of these in another order (by their names)")
     file = file / "scores.npy" if file.is_dir() else file
     if file.suffix == ".npy":
         return read_array(file)
@@ -308,7 +323,11 @@ def _scores(file: Path, paths: list[str] | None) -> np.ndarray:
         raise DataError(f"{file}: the column score holds what is no number") from None
     if not rows or "path" not in rows[0] or paths is None:
         return np.array(values)
-    by_path = {row["path"].removeprefix("./"): value for row, value in zip(rows, values, strict=True)}
+    by_path: dict[str, float] = {}
+    for row, value in zip(rows, values, strict=True):
+        path = row["path"].removeprefix("./")
+        if by_path.setdefault(path, value) != value:
+            raise DataError(f"{file}: {path} has the scores {by_path[path]} and {value}; expected one of them")
     missing = next((path for path in paths if path not in by_path), None)
     if missing is not None:
         raise DataError(f"{file}: has no score for {missing}")
