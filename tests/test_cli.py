@@ -270,6 +270,21 @@ def test_labels_that_cover_a_part_are_counted(photos: Path, tmp_path: Path) -> N
     assert f"labelled: {found['labelled']['train']} of {found['train']} training images" in run.stdout
 
 
+def test_an_occupied_folder_is_refused_before_images_are_read(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "a.txt").write_text("")
+    for module in ("pretrain", "evaluate"):
+        monkeypatch.setattr(f"likewise.verbs.{module}.open_images", lambda *_, **__: pytest.fail("they were read"))
+    for command in (["pretrain", str(photos)], ["embed", "pixels", str(photos)]):
+        for option, says in (([], "the folder is not empty"), (["--overwrite"], "holds a.txt, but is no")):
+            result = CliRunner().invoke(app, [*command, "--out", str(tmp_path / "mine"), *option])
+            assert result.exit_code == 2
+            assert says in result.stderr
+    assert [file.name for file in (tmp_path / "mine").iterdir()] == ["a.txt"]
+
+
 def test_a_run_that_read_labels_asks_for_other_images(photos: Path, tmp_path: Path) -> None:
     labels = ("--labels", "folders")
     answer("pretrain", photos, "--out", tmp_path / "run", "--method", "supervised", *labels, *FAST, "--quiet")

@@ -749,7 +749,7 @@ def test_without_a_method_encoder_and_budget_settle_it(tmp_path: Path, monkeypat
     with pytest.raises(UsageError, match=r"the run .* was begun with"):
         pretrain(images(), out=out, resume=True, method=small, **vit_settings)
     with pytest.raises(UsageError, match='epochs="many": expected'):
-        pretrain(images(), out=out, epochs="many", **asked)
+        pretrain(images(), out=tmp_path / "new", epochs="many", **asked)
 
 
 @pytest.mark.parametrize(("epochs", "n_steps"), [(0.07, 7), (0.071, 8), (1, 100), (2.29, 229)])

@@ -148,9 +148,11 @@ def embed(
     """Turn images into vectors with a trained encoder."""
     with answer(as_json, quiet) as reply:
         from likewise.embedding import embed as run
+        from likewise.files import check_claim
         from likewise.types import usable_device
         from likewise.verbs.evaluate import open_for
 
+        check_claim(out, "embeddings", overwrite=overwrite)  # before images are read, which may take long
         encoder, images, side = open_for(model, data, labels=labels, size=size, trained=not untrained, max_bad=max_bad)
         table = run(
             encoder,

@@ -33,7 +33,7 @@ from likewise.encoders import External, attempt, build, normaliser
 from likewise.errors import DataError, LikewiseError, TrainingError, UsageError
 from likewise.evaluation.health import health
 from likewise.evaluation.verdict import describe
-from likewise.files import MARK, claim, new_folder, read_json, read_toml, write_json, write_text
+from likewise.files import MARK, check_claim, claim, new_folder, read_json, read_toml, write_json, write_text
 from likewise.images import Ids, ImageSet, open_images
 from likewise.images import patches as draw_patches
 from likewise.images.scan import lasting
@@ -134,6 +134,8 @@ def _begin(
     overwrite: bool,
 ) -> dict[str, Any]:
     n_patches = _n_patches(patches, settings)
+    if is_main() and not dry_run:
+        check_claim(out, "run", overwrite=overwrite)  # before images are read, which may take long
     images = opened(settings, n_patches)
     settings = {**settings, "method": settings.get("method") or _usual(settings, images)}
     plan = make_plan(settings, _default_size(images))
