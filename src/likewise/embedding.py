@@ -112,6 +112,14 @@ def embed(
     return table
 
 
+def check_alike(table: Embeddings, other: Embeddings, whose: str, argument: str) -> None:
+    """Refuse features of another encoder or size than those of `whose`, where both say of which they are."""
+    for what, name in (("encoder_hash", "encoder"), ("size", "size")):
+        one, two = table.meta.get(what), other.meta.get(what)
+        if None not in (one, two) and one != two:
+            raise DataError(f"{argument}: is of another {name} ({two}) than {whose} ({one})")
+
+
 def images_hash(keys: Int[np.ndarray, " n"]) -> str:
     """A hash of a set of images by their content, whatever their order and names."""
     return array_hash(np.sort(keys))

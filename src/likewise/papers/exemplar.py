@@ -188,8 +188,10 @@ def ready(*, budget: str, studies: bool = True, steps: int | None = None) -> Non
     if steps is not None and steps < 1:
         raise UsageError(f"--set steps={steps}: expected at least 1")
     plan = {"cpu": _cpu, "full": _full}[budget]()
+    for data in plan.sources.values():
+        open_images(data, side=3 * SIDE)  # as patches are drawn from them: they are decoded once
     columns = [*plan.tests.values(), *([plan.study_test] if studies else [])]
-    for data in dict.fromkeys([*plan.sources.values(), *(side for test in columns for side in (test.data, test.test))]):
+    for data in dict.fromkeys(side for test in columns for side in (test.data, test.test)):
         if data is not None:
             open_images(data)
 

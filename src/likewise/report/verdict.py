@@ -222,7 +222,9 @@ def _compared(best: Score, baselines: Sequence[Score]) -> str:
     others = " and ".join(f"{_hundredths(one.accuracy)} with {_inline(one)}" for one in baselines)
     rival = max(baselines, key=lambda score: score.accuracy)
     gain, chance = best.accuracy - rival.accuracy, _chance(best, rival)
-    if abs(gain) < chance and (abs(gain) >= SLIGHT or chance > CLEAR):
+    if best.caveats and gain >= 0:
+        opening = "These figures may be too high to tell whether the encoder learned anything."
+    elif abs(gain) < chance and (abs(gain) >= SLIGHT or chance > CLEAR):
         opening = f"{best.n_test:,} test images are too few to tell whether the encoder learned anything."
     elif gain >= CLEAR or gain >= max(SLIGHT, (1 - rival.accuracy) / 3):
         opening = "The encoder learned something useful."
@@ -232,8 +234,6 @@ def _compared(best: Score, baselines: Sequence[Score]) -> str:
         opening = f"The encoder is no better than {_inline(rival)}."
     else:
         opening = f"The encoder is worse than {_inline(rival)}."
-    if best.caveats and gain >= 0:
-        opening = "These figures may be too high to tell whether the encoder learned anything."
     told = f"{opening} A vote among nearest neighbours names the right class for {hits}, against {others}."
     return f"{told} {best.caveats}".strip()
 

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Int
 
 from likewise.draws import Draws
-from likewise.embedding import EMBEDDINGS_FILES, embed, images_hash, load_with_config, opening_side
+from likewise.embedding import EMBEDDINGS_FILES, check_alike, embed, images_hash, load_with_config, opening_side
 from likewise.encoders import Pixels, normaliser
 from likewise.errors import DataError, LikewiseError, UsageError
 from likewise.evaluation import EVALUATIONS, LABEL_FREE, PROBES, WHOLE, alignment, describe
@@ -117,7 +117,8 @@ def _of_embeddings(model: Any, test: Any, names: list[str]) -> tuple[list[str], 
     for name in names:
         if name in PROBES:
             raise UsageError(f"protocol {name}: needs a model and images; {_name(model)} holds embeddings only")
-    table, other, caveats = _table(model), None if test is None else _table(test), list[str]()
+    table, other = _table(model), None if test is None else _table(test)
+    caveats: list[str] = []
     names = names or _usual(_name(model), table.labels)
     remedy = "embed the images again with --labels"
     _check_labels(names, _name(model), table.labels, remedy)
@@ -127,10 +128,7 @@ def _of_embeddings(model: Any, test: Any, names: list[str]) -> tuple[list[str], 
         if table.x.shape[1] != other.x.shape[1]:
             raise DataError(f"--test: has {other.x.shape[1]} dimensions, and {_name(model)} {table.x.shape[1]}")
         _check_labels(names, f"--test {_name(test)}", other.labels, remedy)
-        for what, name in (("encoder_hash", "encoder"), ("size", "size")):
-            one, two = table.meta.get(what), other.meta.get(what)
-            if None not in (one, two) and one != two:
-                raise DataError(f"--test {_name(test)}: is of another {name} ({two}) than {_name(model)} ({one})")
+        check_alike(table, other, _name(model), f"--test {_name(test)}")
         caveats = _copies(contents_of(table.keys), contents_of(other.keys))
         train_x, test_x = table, other
     kind = _kind(table.meta.get("model"), bool(table.meta.get("trained", True)))

@@ -134,8 +134,13 @@ def _begin(
     overwrite: bool,
 ) -> dict[str, Any]:
     n_patches = _n_patches(patches, settings)
-    if is_main() and not dry_run:
-        check_claim(out, "run", overwrite=overwrite)  # before images are read, which may take long
+    if not dry_run:  # before images are read, which may take long
+        if init_from is not None and Path(init_from).resolve() == out.resolve():
+            raise UsageError(
+                f"--init-from {init_from}: is --out itself; a run keeps what it began from, so choose another"
+            )
+        if is_main():
+            check_claim(out, "run", overwrite=overwrite)
     images = opened(settings, n_patches)
     settings = {**settings, "method": settings.get("method") or _usual(settings, images)}
     plan = make_plan(settings, _default_size(images))
@@ -143,8 +148,6 @@ def _begin(
     settled = replace(plan, config=settle(plan.config, method, images))
     if dry_run:
         return _estimate(settled, method, images)
-    if init_from is not None and Path(init_from).resolve() == out.resolve():
-        raise UsageError(f"--init-from {init_from}: is --out itself; a run keeps what it began from, so choose another")
     if is_main():
         claim(out, "run", overwrite=overwrite)
     with _alone_in(out):

@@ -13,7 +13,7 @@ from likewise.coresets import SELECTORS, parse_budget, parse_memory, select
 from likewise.coresets.checkpoint import Checkpoint, fingerprint
 from likewise.coresets.estimate import estimate
 from likewise.coresets.select import read_options
-from likewise.embedding import array_hash, embed, images_hash
+from likewise.embedding import array_hash, check_alike, embed, images_hash
 from likewise.encoders import imported
 from likewise.errors import DataError, UsageError
 from likewise.files import check_claim, check_empty, claim, empty_folder, new_folder, read_array, read_toml
@@ -84,7 +84,7 @@ def choose(
             )
         check_claim(out, "selection", overwrite=overwrite or resume)
         if not resume:
-            _check_places(out, copy_to, link_to)
+            _places(out, copy_to, link_to, check_empty)
     x, paths, where = _features(Path(source), data, device)
     n_picks = parse_budget(budget, len(x))
     if dry_run:
@@ -95,10 +95,7 @@ def choose(
     begun_with = None if held is None else f"{len(held)} images, hash {fingerprint([held])[:12]}"
     aim = None if target is None else _features(target, None, device)[0]
     if isinstance(aim, Embeddings) and isinstance(x, Embeddings):
-        for what, name in (("encoder_hash", "encoder"), ("size", "size")):
-            one, two = x.meta.get(what), aim.meta.get(what)
-            if None not in (one, two) and one != two:
-                raise DataError(f"--target {target}: is of another {name} ({two}) than {source} ({one})")
+        check_alike(x, aim, str(source), f"--target {target}")
     given: dict[str, Any] = {
         "target": aim,
         "scores": None if scores is None else _scores(scores, x, paths),
@@ -119,10 +116,7 @@ def choose(
     if finished is not None:
         _bring(originals, x, paths, finished, copy_to, link_to)
         return _answer(out, finished, budget)
-    _check_places(out, copy_to, link_to)
-    for place, argument in ((copy_to, "--copy-to"), (link_to, "--link-to")):
-        if place is not None:
-            empty_folder(place, argument)  # what cannot be made is told before anything is replaced
+    _places(out, copy_to, link_to, empty_folder)  # what cannot be made is told before anything is replaced
     before = peak_memory_mb()
     claim(out, "selection", overwrite=overwrite or resume)
     if not resume:
@@ -150,14 +144,16 @@ def choose(
     return _answer(folder, saved, budget)
 
 
-def _check_places(out: Path, copy_to: Path | None, link_to: Path | None) -> None:
-    for folder, argument in ((copy_to, "--copy-to"), (link_to, "--link-to")):
-        if folder is not None:
-            check_empty(folder, argument)
-            if folder.resolve() == out.resolve():
-                raise UsageError(f"{argument} {folder}: is where the selection goes; expected another folder")
+def _places(out: Path, copy_to: Path | None, link_to: Path | None, take: Callable[[Path, str], Path]) -> None:
+    """Check the folders for copies and links (`take` is check_empty), or make them too (empty_folder)."""
     if copy_to is not None and link_to is not None and copy_to.resolve() == link_to.resolve():
         raise UsageError(f"--link-to {link_to}: is where the copies go, too; expected another folder")
+    given = [(folder, name) for folder, name in ((copy_to, "--copy-to"), (link_to, "--link-to")) if folder is not None]
+    for folder, argument in given:
+        if folder.resolve() == out.resolve():
+            raise UsageError(f"{argument} {folder}: is where the selection goes; expected another folder")
+    for folder, argument in given:
+        take(folder, argument)
 
 
 def _bring(
